@@ -1,0 +1,271 @@
+"""The engine seam, at the level of what a broker promises, so that a distributed engine can keep it natively.
+
+This docstring is the specification of `tests/engine/conformance.py`:
+
+1. *Commit before answer.* `unit.done(receipt)` is called after the unit is on disk and fsynced, or with an error and
+   nothing of it done. Units of one sender take effect in the order they were committed. Offsets strictly increase.
+2. *All or nothing.* Publishes, settles, key/value writes, schedules and the publisher's sequence of one unit happen
+   together or not at all; a failing condition fails its own unit only.
+3. *Nobody is served before the commit.* A consumer sees a message after the publisher could have been answered.
+4. *At least once.* A queue message is outstanding until a settle of it is committed; after a restart what was
+   outstanding is ready again. While a lease holds, no one else is handed the message.
+5. *One call per commit.* `consumer.deliver` is called at most once per commit and per grant of credit; there is no
+   task, future or await per message.
+6. *Honest positions.* A position of another epoch or below what was pruned is answered with `recovered = False` and
+   the place where reading starts instead.
+7. *Refusal over pretence.* What an engine cannot do it says in `capabilities`; asking for it raises UNSUPPORTED.
+
+Floor 2.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from broker.core.errors import BrokerError
+from broker.core.message import Draft, Row
+from broker.core.position import Start
+from broker.core.subscription import Consumer, Outcome, Spec
+
+
+@dataclass(slots=True)
+class Settle:
+    """One settling inside a unit. `lease` is the number of the delivery, None when the settler does not know it (then
+    any outstanding message is settled). `delay` (ms) overrides the retry policy; `error` enters the history."""
+
+    subscription: str
+    outcome: Outcome
+    offset: int
+    lease: int | None = None
+    delay: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Write (or, with None, delete) a key. `expect`: the revision the key must have (0: absent), None: whatever."""
+
+    key: str
+    value: bytes | None
+    expect: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A message that waits outside the log until `due` (unix ms). `id` names it for cancelling."""
+
+    id: str
+    due: int
+    draft: Draft
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a unit's publisher is told.
+
+    Message i of the unit has offset `offset + i`, unless it is in `duplicates` (index → the offset of the first
+    publish with that id; -1 when that one still waits in the schedule). `lost` lists the (subscription, offset) of
+    settles that came too late. `revisions`: the key/value revision after each Set.
+    """
+
+    offset: int = 0
+    at: int = 0
+    duplicates: Mapping[int, int] = field(default_factory=dict)
+    error: BrokerError | None = None
+    lost: Sequence[tuple[str, int]] = ()
+    revisions: Sequence[int] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """What is committed together.
+
+    `sender` groups units for fairness (a connection). `publisher`: (id, last sequence of this unit), committed with
+    it. `size` is the bytes of all bodies and metas. `done` is called once, on the loop's thread.
+    """
+
+    publishes: list[Draft] = field(default_factory=list)
+    done: Callable[[Receipt], None] | None = None
+    sender: Hashable = None
+    publisher: tuple[str, int] | None = None
+    size: int = 0
+    settles: list[Settle] = field(default_factory=list)
+    sets: list[Set] = field(default_factory=list)
+    schedules: list[Scheduled] = field(default_factory=list)
+    cancels: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this engine can keep exactly."""
+
+    exact_priority: bool = True
+    atomic_settle_and_publish: bool = True
+    sub_second_ttl: bool = True
+
+
+@dataclass(slots=True)
+class Page:
+    """A piece of the log: rows in order, the offset up to which everything that matches was seen (`scanned`), and
+    whether reading really began where it was asked to."""
+
+    rows: list[Row]
+    scanned: int
+    recovered: bool = True
+
+
+@dataclass(slots=True)
+class SubscriptionInfo:
+    """A subscription as operators see it. For streams only `floor` (the committed cursor), `lag` and `consumers`
+    count. `oldest_at`: published_at of the oldest outstanding message, unix ms."""
+
+    spec: Spec
+    paused: bool = False
+    floor: int = 0
+    lag: int = 0
+    ready: int = 0
+    leased: int = 0
+    delayed: int = 0
+    blocked: int = 0
+    consumers: int = 0
+    oldest_at: int | None = None
+    acked: int = 0
+    retried: int = 0
+    dead: int = 0
+    expired: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as operators see it: messages and bytes of bodies still in the log."""
+
+    name: str
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The engine in numbers; `state` is `running`, `disk_low` or `failed`, `reason` says why."""
+
+    state: str
+    reason: str
+    epoch: str
+    next_offset: int
+    commits: int
+    committed_messages: int
+    pending_units: int
+    pending_bytes: int
+    cache_bytes: int
+    file_bytes: int
+    wal_bytes: int
+    disk_free_bytes: int
+    scheduled: int
+    last_commit_seconds: float
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Attachment(Protocol):
+    """A consumer's end of its tie to a subscription. All calls come from the loop's thread.
+
+    `recovered` is False when reading could not begin where it was asked to; `position` is where it began (everything
+    up to this offset counts as seen).
+    """
+
+    recovered: bool
+    position: int
+
+    def grant(self, messages: int, size: int) -> None:
+        """Add credit: so many messages and bytes more may be delivered. Deliveries never exceed credit, but for one
+        message larger than all the bytes granted."""
+
+    def settle(
+        self, outcome: Outcome, offsets: Sequence[int], delay: int | None = None, error: str | None = None
+    ) -> Sequence[int]:
+        """Settle without waiting for the disk (the next commit carries it); returns the offsets that were no longer
+        this consumer's to settle. On a stream `ack` moves the cursor to the highest offset."""
+
+    def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
+        """Prolong leases to `duration` ms from now; returns the offsets that are no longer leased."""
+
+    def started(self, offsets: Sequence[int]) -> None:
+        """The worker began on these: if it is lost now, that counts as a delivery that killed it."""
+
+    def detach(self) -> None:
+        """Go away: what is leased and not settled becomes ready again."""
+
+
+class Engine(Protocol):
+    """The promises are in the module's docstring. All methods are called on the loop's thread."""
+
+    epoch: str
+    capabilities: Capabilities
+
+    async def start(self) -> None:
+        """Open and recover; afterwards everything below works."""
+
+    async def stop(self) -> None:
+        """Commit what waits, let consumers go, close."""
+
+    def commit(self, unit: Unit) -> None:
+        """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED, DISK_LOW or SHUTTING_DOWN at
+        once when nothing can be taken, and QUEUE_FULL when a subscription with overflow=refuse is at its cap."""
+
+    def publisher(self, publisher: str) -> int:
+        """The highest sequence taken from this publisher so far (0: unknown). A commit of an empty unit after it
+        proves that it is on disk."""
+
+    def attach(self, subscription: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
+        """Become a consumer of a subscription. Raises UNKNOWN_SUBSCRIPTION. `filters` narrows a stream's reading."""
+
+    def follow(self, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
+        """Replay from `start` and go on live, in order, without a gap, keeping nothing (an anonymous stream)."""
+
+    def tap(self, filters: Sequence[str], consumer: Consumer) -> Attachment:
+        """See messages pass, including topics of durability `memory`; what exceeds credit is skipped."""
+
+    async def put_subscription(self, spec: Spec) -> bool:
+        """Create or change; True when created. Raises CONFLICT (other kind), BAD_FILTER, UNSUPPORTED."""
+
+    async def delete_subscription(self, name: str) -> None:
+        """Raises UNKNOWN_SUBSCRIPTION. Its consumers are detached, its progress is forgotten."""
+
+    def subscriptions(self) -> list[SubscriptionInfo]:
+        """All, by name."""
+
+    def subscription(self, name: str) -> SubscriptionInfo:
+        """Raises UNKNOWN_SUBSCRIPTION."""
+
+    async def pause(self, name: str, paused: bool) -> None:
+        """Stop or resume handing out; survives a restart."""
+
+    async def peek(self, name: str, limit: int) -> list[Row]:
+        """The oldest outstanding messages, leased ones included, without touching them."""
+
+    async def purge(self, name: str) -> int:
+        """Settle everything outstanding that is not leased; returns how many."""
+
+    async def redrive(self, name: str, limit: int) -> int:
+        """Put up to `limit` dead letters of this queue back into it alone, oldest first; returns how many."""
+
+    async def read(self, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20) -> Page:
+        """Replay: matching messages in order of offset, at most `limit` and about `max_bytes`."""
+
+    async def get(self, key: str) -> tuple[bytes, int] | None:
+        """(value, revision) of a key, or None."""
+
+    async def keys(self, prefix: str) -> list[str]:
+        """All keys that begin with `prefix`, sorted."""
+
+    async def scheduled(self, limit: int) -> list[Scheduled]:
+        """What waits for its time, soonest first."""
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """True when it waited and now never comes."""
+
+    def topics(self) -> list[TopicInfo]:
+        """All topics with messages, by name."""
+
+    def stats(self) -> Stats:
+        """Cheap: no query."""

@@ -1,0 +1,244 @@
+"""The hub: the one way in and out, used by every protocol and connector.
+
+Step 1 of the journey happens here: a unit of work is authorized, held to the topic's contract and handed to the
+engine. Every right is asked here and nowhere else. Floor 3.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.auth.principal import Principal, Verb, authorize
+from broker.core.errors import BrokerError, Code
+from broker.core.message import Draft, check_meta, made_id, pack_meta
+from broker.core.position import Start
+from broker.core.subscription import Consumer, Kind, Spec
+from broker.core.topic import check_filter, check_topic
+from broker.engine.base import (
+    Attachment,
+    Engine,
+    Page,
+    Receipt,
+    Scheduled,
+    Set,
+    Settle,
+    SubscriptionInfo,
+    Unit,
+)
+from broker.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that somebody wants published. `options`: id, key, headers, content_type, priority, ttl (ms),
+    delay (ms), due (unix ms)."""
+
+    topic: str
+    body: bytes
+    options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The receipt of one message: on disk. `offset` and `position` are None for a scheduled one, which has `due`."""
+
+    id: str
+    offset: int | None
+    position: str | None
+    duplicate: bool = False
+    due: int | None = None
+
+
+class Hub:
+    """See the module. `wall` gives unix seconds and is a parameter so that tests need not sleep."""
+
+    def __init__(self, engine: Engine, limits: Limits, wall: Callable[[], float] = time.time) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.wall = wall
+
+    # Rights
+
+    def authorize(self, principal: Principal, verb: Verb, resource: str) -> None:
+        """Raises BrokerError(FORBIDDEN) naming verb and resource."""
+        if not authorize(principal, verb, resource):
+            raise BrokerError(Code.FORBIDDEN, f"{principal.name} may not {verb.value} {resource!r}")
+
+    def check_publish(self, principal: Principal, topic: object) -> str:
+        """May this principal publish to this topic? Callers may keep the answer for as long as the connection
+        lives. Raises BAD_TOPIC or FORBIDDEN."""
+        name = check_topic(topic)
+        if name.startswith("$") and not name.startswith("$reply/"):
+            raise BrokerError(Code.FORBIDDEN, f"{name!r}: topics that begin with $ are the broker's own")
+        self.authorize(principal, Verb.PUBLISH, name)
+        return name
+
+    # Step 1: publish
+
+    def draft(self, principal: Principal, message: Outgoing) -> Draft | Scheduled:
+        """Check one message and give it its stored form; a delayed one becomes Scheduled."""
+        topic = self.check_publish(principal, message.topic)
+        if type(message.body) is not bytes:
+            raise BrokerError(Code.BAD_MESSAGE, "the body must be bytes")
+        if len(message.body) > self.limits.max_body:
+            raise BrokerError(
+                Code.MESSAGE_TOO_LARGE, f"it is {len(message.body)} bytes, the limit is {self.limits.max_body}"
+            )
+        if not message.options:
+            return (topic, None, message.body)
+        return self.draft_with(topic, message.body, message.options)
+
+    def draft_with(self, topic: str, body: bytes, options: Mapping[str, Any]) -> Draft | Scheduled:
+        """The same for an authorized topic and a checked body, with options."""
+        now = int(self.wall() * 1000)
+        due = _due(options, now)
+        if due is not None and "ttl" in options and type(options["ttl"]) is int:
+            options = {**options, "ttl": options["ttl"] + due - now}
+        meta = check_meta(options, now)
+        draft = (topic, pack_meta(meta), body)
+        return draft if due is None else Scheduled(meta.get("id") or str(uuid.uuid4()), due, draft)
+
+    def commit(self, unit: Unit) -> None:
+        """Hand a unit of authorized, checked work to the engine; it is answered through `unit.done`."""
+        self.engine.commit(unit)
+
+    async def publish(
+        self,
+        principal: Principal,
+        messages: Sequence[Outgoing],
+        *,
+        settles: Sequence[Settle] = (),
+        sets: Sequence[Set] = (),
+    ) -> list[Published]:
+        """Publish all or nothing, with settles and key/value writes in the same transaction; returns after the
+        commit. Raises BrokerError. Not undone when the caller is cancelled: then the outcome is unknown to it."""
+        for settle in settles:
+            self.authorize(principal, Verb.CONSUME, settle.subscription)
+        unit = Unit(sender=principal, settles=list(settles), sets=list(sets))
+        places: list[Scheduled | None] = []
+        ids: list[str | None] = []
+        for message in messages:
+            draft = self.draft(principal, message)
+            ids.append((message.options or {}).get("id"))
+            if isinstance(draft, Scheduled):
+                unit.schedules.append(draft)
+                places.append(draft)
+            else:
+                unit.publishes.append(draft)
+                places.append(None)
+        receipt = await self.committed(unit)
+        index = 0
+        published: list[Published] = []
+        for given, place in zip(ids, places, strict=True):
+            if place is not None:
+                published.append(Published(place.id, None, None, due=place.due))
+                continue
+            published.append(self._published(receipt, index, given))
+            index += 1
+        return published
+
+    def _published(self, receipt: Receipt, index: int, given: str | None) -> Published:
+        offset = receipt.duplicates.get(index)
+        duplicate = offset is not None
+        if offset is None:
+            offset = receipt.offset + index
+        if offset < 0:
+            return Published(given or "", None, None, duplicate=True)
+        return Published(
+            given or made_id(self.engine.epoch, offset, receipt.at),
+            offset,
+            f"{self.engine.epoch}.{offset}",
+            duplicate,
+        )
+
+    async def committed(self, unit: Unit) -> Receipt:
+        """Commit and wait for the receipt. Raises the receipt's error."""
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+        def done(receipt: Receipt) -> None:
+            if not future.done():
+                future.set_result(receipt)
+
+        unit.done = done
+        unit.size = unit.size or sum(len(d[2]) + len(d[1] or b"") for d in unit.publishes)
+        self.commit(unit)
+        receipt = await future
+        if receipt.error is not None:
+            raise receipt.error
+        return receipt
+
+    async def cancel(self, principal: Principal, schedule_id: str) -> bool:
+        """Cancel a scheduled message; False when it does not wait (any more)."""
+        self.authorize(principal, Verb.MANAGE, schedule_id)
+        return await self.engine.cancel(schedule_id)
+
+    # Steps 3 to 5: readers
+
+    def attach(
+        self, principal: Principal, subscription: str, consumer: Consumer, filters: Sequence[str] = ()
+    ) -> Attachment:
+        """Become a consumer of a subscription; it starts with no credit. Raises UNKNOWN_SUBSCRIPTION, FORBIDDEN."""
+        self.authorize(principal, Verb.CONSUME, subscription)
+        return self.engine.attach(subscription, consumer, [check_filter(f) for f in filters])
+
+    def follow(self, principal: Principal, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
+        """Replay and go on live, keeping nothing. Starts with no credit."""
+        return self.engine.follow(self._readable(principal, filters), start, consumer)
+
+    def tap(self, principal: Principal, filters: Sequence[str], consumer: Consumer) -> Attachment:
+        """See messages pass; what exceeds the credit is skipped."""
+        return self.engine.tap(self._readable(principal, filters), consumer)
+
+    async def read(
+        self, principal: Principal, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20
+    ) -> Page:
+        """Replay a piece of the log."""
+        return await self.engine.read(self._readable(principal, filters), start, limit, max_bytes)
+
+    def _readable(self, principal: Principal, filters: Sequence[str]) -> list[str]:
+        if not filters:
+            raise BrokerError(Code.BAD_FILTER, "name at least one topic filter")
+        for text in filters:
+            self.authorize(principal, Verb.CONSUME, check_filter(text))
+        return list(filters)
+
+    # Subscriptions
+
+    async def put_subscription(self, principal: Principal, spec: Spec) -> bool:
+        """Create or change a subscription; True when created."""
+        self.authorize(principal, Verb.MANAGE, spec.name)
+        for text in spec.topics:
+            self.authorize(principal, Verb.CONSUME, text)
+        return await self.engine.put_subscription(spec)
+
+    async def delete_subscription(self, principal: Principal, name: str) -> None:
+        """Raises UNKNOWN_SUBSCRIPTION."""
+        self.authorize(principal, Verb.MANAGE, name)
+        await self.engine.delete_subscription(name)
+
+    def subscription(self, principal: Principal, name: str) -> SubscriptionInfo:
+        """Raises UNKNOWN_SUBSCRIPTION."""
+        self.authorize(principal, Verb.CONSUME, name)
+        return self.engine.subscription(name)
+
+    def queue(self, principal: Principal, name: str, verb: Verb) -> SubscriptionInfo:
+        """The same for a caller that needs a queue. Raises WRONG_KIND too."""
+        self.authorize(principal, verb, name)
+        info = self.engine.subscription(name)
+        if info.spec.kind is not Kind.QUEUE:
+            raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
+        return info
+
+
+def _due(options: Mapping[str, Any], now: int) -> int | None:
+    delay, due = options.get("delay"), options.get("due")
+    if delay is None and due is None:
+        return None
+    if type(due) is int and delay is None and due > 0:
+        return due
+    if type(delay) is not int or delay < 0 or due is not None:
+        raise BrokerError(Code.BAD_OPTION, "give either delay (milliseconds, 0 or more) or due (unix milliseconds)")
+    return now + delay if delay else None
