@@ -13,7 +13,7 @@ from typing import Any
 
 from broker.auth.principal import Principal, Verb, authorize
 from broker.core.errors import BrokerError, Code
-from broker.core.message import Draft, check_meta, made_id, pack_meta
+from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_meta
 from broker.core.position import Start
 from broker.core.subscription import Consumer, Kind, Spec
 from broker.core.topic import check_filter, check_topic
@@ -237,8 +237,8 @@ def _due(options: Mapping[str, Any], now: int) -> int | None:
     delay, due = options.get("delay"), options.get("due")
     if delay is None and due is None:
         return None
-    if type(due) is int and delay is None and due > 0:
+    if type(due) is int and delay is None and 0 < due < MAX_DELAY:
         return due
-    if type(delay) is not int or delay < 0 or due is not None:
+    if type(delay) is not int or not 0 <= delay < MAX_DELAY or due is not None:
         raise BrokerError(Code.BAD_OPTION, "give either delay (milliseconds, 0 or more) or due (unix milliseconds)")
     return now + delay if delay else None

@@ -5,17 +5,19 @@ import re
 from broker.core.errors import BrokerError, Code
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_FORM = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)", re.ASCII)
+_LONGEST = 10**15
 
 
 def parse_duration(value: object, name: str = "duration") -> int:
-    """Milliseconds. Raises BrokerError(BAD_OPTION) naming the option `name`."""
+    """Milliseconds, below 10**15. Raises BrokerError(BAD_OPTION) naming the option `name`."""
     if type(value) in (int, float) and 0 <= value < 1e12:  # type: ignore[operator]
         return int(value * 1000)  # type: ignore[operator]
     match = _FORM.fullmatch(value.strip()) if type(value) is str else None
-    if not match:
+    duration = int(float(match[1]) * _UNITS[match[2]]) if match else -1
+    if not 0 <= duration < _LONGEST:
         raise BrokerError(Code.BAD_OPTION, f"{name}: {value!r} is no duration; write 500ms, 30s, 5m, 2h, 7d or seconds")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return duration
 
 
 def format_duration(ms: int) -> str:

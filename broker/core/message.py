@@ -27,6 +27,8 @@ KEYED, PRIORITY, EXPIRES, NAMED = 1, 2, 4, 8
 MAX_HEADERS = 64
 MAX_META_BYTES = 64 * 1024
 MAX_ID_BYTES = 255
+MAX_DELAY = 10**15
+"""Bound of times to live and delays in ms: far beyond any use, and a sum with the clock fits 64 bits."""
 
 
 class Meta(TypedDict, total=False):
@@ -81,7 +83,7 @@ def check_meta(options: Mapping[str, Any], now_ms: int) -> Meta:
         if value is None or name in ("delay", "due"):
             continue
         if name in ("id", "key", "content_type"):
-            if type(value) is not str or not value or len(value.encode()) > MAX_ID_BYTES:
+            if type(value) is not str or not value or _utf8_size(value) > MAX_ID_BYTES:
                 raise BrokerError(Code.BAD_OPTION, f"{name} must be text of 1 to {MAX_ID_BYTES} bytes")
             meta[name] = value  # type: ignore[literal-required]
         elif name == "headers":
@@ -92,8 +94,8 @@ def check_meta(options: Mapping[str, Any], now_ms: int) -> Meta:
             if value:
                 meta["priority"] = value
         elif name == "ttl":
-            if type(value) is not int or value <= 0:
-                raise BrokerError(Code.BAD_OPTION, "ttl must be a positive number of milliseconds")
+            if type(value) is not int or not 0 < value < MAX_DELAY:
+                raise BrokerError(Code.BAD_OPTION, "ttl must be a positive number of milliseconds, below 10**15")
             meta["expires_at"] = now_ms + value
         else:
             raise BrokerError(
@@ -108,9 +110,17 @@ def _check_headers(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or len(value) > MAX_HEADERS:
         raise BrokerError(Code.BAD_OPTION, f"headers must be a map of at most {MAX_HEADERS} texts")
     for name, text in value.items():
-        if type(name) is not str or type(text) is not str or not name:
-            raise BrokerError(Code.BAD_OPTION, "header names and values must be text")
+        if type(name) is not str or type(text) is not str or not name or _utf8_size(name + text) > MAX_META_BYTES:
+            raise BrokerError(Code.BAD_OPTION, "header names and values must be text, valid UTF-8 and below 64 KiB")
     return dict(value)
+
+
+def _utf8_size(text: str) -> int:
+    """Bytes on the wire; more than any limit for what has none: a lone surrogate, which JSON can spell."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return MAX_META_BYTES + 1
 
 
 def made_id(epoch: str, offset: int, at: int) -> str:

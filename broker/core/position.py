@@ -1,7 +1,7 @@
 """Where a reader stands and where it wants to begin. Floor 0."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from broker.core.errors import BrokerError, Code
 
@@ -37,7 +37,7 @@ class Start:
     @classmethod
     def parse(cls, text: str | int) -> "Start":
         """Read `earliest | latest | OFFSET | POSITION | RFC 3339 time`. Raises BrokerError(BAD_POSITION)."""
-        if type(text) is int and text >= 0:
+        if type(text) is int and 0 <= text < 10**18:
             return cls("offset", text)
         if type(text) is not str:
             raise BrokerError(Code.BAD_POSITION, f"{text!r} is none")
@@ -61,4 +61,4 @@ def _unix_ms(text: str) -> int:
         raise BrokerError(Code.BAD_POSITION, f"{text!r} is not an RFC 3339 time such as 2026-11-23T09:00:00Z") from None
     if when.tzinfo is None:
         raise BrokerError(Code.BAD_POSITION, f"{text!r} has no zone; end it with Z or +01:00")
-    return int(when.timestamp() * 1000)
+    return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -137,8 +137,8 @@ def _cut_by_bytes(pages: list[tuple[BitMap64, int]], limit: int) -> int:
     """The first offset to keep, so that the newest messages within `limit` bytes stay."""
     left = limit
     for page, size in reversed(pages):
-        if size <= left or not page:
-            left -= size
+        if not page or size <= left:
+            left -= size if page else 0
             continue
         keep = left * len(page) // size
         return int(page[len(page) - keep] if keep else page.max() + 1)

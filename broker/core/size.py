@@ -6,7 +6,7 @@ from broker.core.errors import BrokerError, Code
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_FORM = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]i?B|B)")
+_FORM = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]i?B|B)", re.ASCII)
 _LARGEST = 1 << 62
 
 

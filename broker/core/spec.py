@@ -31,13 +31,15 @@ def parse_spec(name: str, options: Mapping[str, Any]) -> Spec:
     """Build a Spec from plain values; every error names the key and what fits. Raises BAD_OPTION, BAD_FILTER."""
     unknown = set(options) - _KEYS
     if unknown:
-        raise BrokerError(Code.BAD_OPTION, f"no option {sorted(unknown)[0]!r}; there are {', '.join(sorted(_KEYS))}")
+        raise BrokerError(
+            Code.BAD_OPTION, f"no option {min(unknown, key=repr)!r}; there are {', '.join(sorted(_KEYS))}"
+        )
     kind = _choice(Kind, options.get("kind", "queue"), "kind")
     topics = options.get("topics")
     if not isinstance(topics, (list, tuple)) or not topics or len(topics) > 100:
         raise BrokerError(Code.BAD_OPTION, "topics must be a list of 1 to 100 topic filters")
     if kind is Kind.STREAM and (extra := _QUEUE_ONLY & {k for k, v in options.items() if v}):
-        raise BrokerError(Code.BAD_OPTION, f"{sorted(extra)[0]} is for queues; this is a stream")
+        raise BrokerError(Code.BAD_OPTION, f"{min(extra)} is for queues; this is a stream")
     sink = options.get("webhook")
     if sink is not None and (not isinstance(sink, Mapping) or not isinstance(sink.get("url"), str)):
         raise BrokerError(Code.BAD_OPTION, 'webhook must be a map with a url: {"url": "https://…"}')
@@ -81,8 +83,10 @@ def parse_retry(options: Any) -> RetryPolicy:
             values[name] = float(value)
     if "max_attempts" in options:
         values["max_attempts"] = _count(options, "max_attempts")
-    if options.get("schedule"):
-        values["schedule"] = tuple(parse_duration(v, "retry.schedule") for v in options["schedule"])
+    if schedule := options.get("schedule"):
+        if not isinstance(schedule, (list, tuple)) or len(schedule) > 100:
+            raise BrokerError(Code.BAD_OPTION, "retry.schedule must be a list of at most 100 durations")
+        values["schedule"] = tuple(parse_duration(v, "retry.schedule") for v in schedule)
         values.setdefault("max_attempts", len(values["schedule"]) + 1)
     return RetryPolicy(**values)
 
@@ -117,8 +121,8 @@ def _flag(options: Mapping[str, Any], name: str) -> bool:
 
 def _count(options: Mapping[str, Any], name: str) -> int:
     value = options[name]
-    if type(value) is not int or value < 1:
-        raise BrokerError(Code.BAD_OPTION, f"{name} must be a whole number of at least 1")
+    if type(value) is not int or not 1 <= value < 1 << 53:
+        raise BrokerError(Code.BAD_OPTION, f"{name} must be a whole number from 1 to 2**53")
     return value
 
 
