@@ -7,7 +7,7 @@ engine. Every right is asked here and nowhere else. Floor 3.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,10 @@ class Hub:
         self.engine = engine
         self.limits = limits
         self.wall = wall
+        self.checks: list[Callable[[Spec], None]] = []
+        """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
+        self.watchers: list[Callable[[], None]] = []
+        """Told after a subscription was made, changed or deleted."""
 
     # Rights
 
@@ -112,12 +116,14 @@ class Hub:
         *,
         settles: Sequence[Settle] = (),
         sets: Sequence[Set] = (),
+        sender: Hashable = None,
     ) -> list[Published]:
         """Publish all or nothing, with settles and key/value writes in the same transaction; returns after the
-        commit. Raises BrokerError. Not undone when the caller is cancelled: then the outcome is unknown to it."""
+        commit. `sender` is the connection that asks, for fairness. Raises BrokerError. Not undone when the caller is
+        cancelled: then the outcome is unknown to it."""
         for settle in settles:
             self.authorize(principal, Verb.CONSUME, settle.subscription)
-        unit = Unit(sender=principal, settles=list(settles), sets=list(sets))
+        unit = Unit(sender=sender or principal, settles=list(settles), sets=list(sets))
         places: list[Scheduled | None] = []
         ids: list[str | None] = []
         for message in messages:
@@ -170,6 +176,15 @@ class Hub:
             raise receipt.error
         return receipt
 
+    async def settle(
+        self, principal: Principal, settles: Sequence[Settle], *, sender: Hashable = None
+    ) -> Sequence[tuple[str, int]]:
+        """Settle; returns after the commit the (subscription, offset) of those that came too late."""
+        for subscription in {settle.subscription for settle in settles}:
+            self.authorize(principal, Verb.CONSUME, subscription)
+        receipt = await self.committed(Unit(sender=sender or principal, settles=list(settles)))
+        return receipt.lost
+
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
         """Cancel a scheduled message; False when it does not wait (any more)."""
         self.authorize(principal, Verb.MANAGE, schedule_id)
@@ -208,16 +223,25 @@ class Hub:
     # Subscriptions
 
     async def put_subscription(self, principal: Principal, spec: Spec) -> bool:
-        """Create or change a subscription; True when created."""
+        """Create or change a subscription; True when created. Raises what the engine and the connectors refuse."""
         self.authorize(principal, Verb.MANAGE, spec.name)
         for text in spec.topics:
             self.authorize(principal, Verb.CONSUME, text)
-        return await self.engine.put_subscription(spec)
+        for check in self.checks:
+            check(spec)
+        created = await self.engine.put_subscription(spec)
+        self._tell_watchers()
+        return created
 
     async def delete_subscription(self, principal: Principal, name: str) -> None:
         """Raises UNKNOWN_SUBSCRIPTION."""
         self.authorize(principal, Verb.MANAGE, name)
         await self.engine.delete_subscription(name)
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        for watcher in self.watchers:
+            watcher()
 
     def subscription(self, principal: Principal, name: str) -> SubscriptionInfo:
         """Raises UNKNOWN_SUBSCRIPTION."""

@@ -1,0 +1,1 @@
+"""Files: the drop folder that turns rows into messages."""
