@@ -1,0 +1,179 @@
+"""The HTTP door from the other side: one kept-alive connection, plain requests, answers as JSON values. Floor 7.
+
+It decides how failures of the transport and problem documents become one sentence with a next step; what a verb asks
+for and how it shows the answer is the verb's. The standard library's client, because it imports in milliseconds.
+"""
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from broker.cli.errors import FailedError, RefusedError, UnreachableError
+
+TIMEOUT = 30.0
+"""Seconds without an answer after which a plain request is given up."""
+
+
+class Api:
+    """A daemon at `url`. Not for threads: each takes its own."""
+
+    def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise FailedError(f"{url!r} is no address; write http://127.0.0.1:7680")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self.timeout = timeout
+        self._parts = parts
+        self._connection: http.client.HTTPConnection | None = None
+
+    def get(self, path: str, **query: object) -> Any:
+        """The JSON answer. Raises RefusedError, UnreachableError."""
+        return self.request("GET", path, query=query)
+
+    def post(self, path: str, body: Any = None, **query: object) -> Any:
+        """Send a JSON value, or nothing. Raises RefusedError, UnreachableError."""
+        if body is None:
+            return self.request("POST", path, query=query)
+        return self.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}, query)
+
+    def put(self, path: str, body: Any) -> Any:
+        """Send a JSON value. Raises RefusedError, UnreachableError."""
+        return self.request("PUT", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def delete(self, path: str) -> Any:
+        """Raises RefusedError, UnreachableError."""
+        return self.request("DELETE", path)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, object] | None = None,
+    ) -> Any:
+        """One request and its whole answer; None for an empty one. Raises RefusedError, UnreachableError."""
+        response = self._send(method, self._target(path, query), body, headers or {})
+        try:
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error) from error
+        if response.status >= 400:
+            raise refusal(response.status, content)
+        return json.loads(content) if content.strip() else None
+
+    def events(self, path: str, *, last: str | None = None, **query: object) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Server-sent events as (id, data), until the server ends. `last` resumes after that id. The connection is
+        this iterator's own. Raises RefusedError at once, UnreachableError whenever the connection breaks."""
+        own = Api(self.url, timeout=self.timeout)
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        try:
+            wire = own._open()
+            with own._exchange("GET", own._target(path, query), None, headers) as response:
+                if response.status >= 400:
+                    raise refusal(response.status, response.read())
+                wire.settimeout(None)
+                yield from _parse_events(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error) from error
+        finally:
+            own.close()
+
+    def close(self) -> None:
+        """Let go of the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        fresh = self._connection is None
+        try:
+            return self._exchange(method, target, body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            # A kept-alive connection that the server closed meanwhile; a POST may have arrived, so it is not repeated.
+            if not fresh and method == "GET":
+                return self._send(method, target, body, headers)
+            raise self._lost(error) from error
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        if self._connection is None:
+            self._connection = self._connect()
+        self._connection.request(method, target, body=body, headers={n: v.encode() for n, v in headers.items()})
+        return self._connection.getresponse()
+
+    def _open(self) -> socket.socket:
+        self._connection = self._connect()
+        self._connection.connect()
+        return self._connection.sock
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, port, timeout=self.timeout)
+
+    def _target(self, path: str, query: Mapping[str, object] | None) -> str:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._parts.path.rstrip("/") + path + (f"?{urlencode(given, doseq=True)}" if given else "")
+
+    def _lost(self, error: Exception) -> UnreachableError:
+        self.close()
+        if isinstance(error, ConnectionRefusedError):
+            return UnreachableError(f"No daemon answers at {self.url}.", "postroom serve")
+        if isinstance(error, TimeoutError):
+            return UnreachableError(
+                f"The daemon at {self.url} did not answer within {self.timeout:g} s.", "postroom status"
+            )
+        return UnreachableError(f"The connection to {self.url} broke: {error}.", "postroom status")
+
+
+def topic_path(topic: str) -> str:
+    """`/v1/topics/<topic>/messages`; levels keep their slashes, but an empty level must not vanish."""
+    plain = topic and not topic.startswith("/") and not topic.endswith("/") and "//" not in topic
+    dots = any(level in (".", "..") for level in topic.split("/"))
+    return f"/v1/topics/{quote(topic, safe='/' if plain and not dots else '')}/messages"
+
+
+def name_path(noun: str, name: str, verb: str = "") -> str:
+    """`/v1/queues/<name>/<verb>` and the like."""
+    return f"/v1/{noun}/{quote(name, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def refusal(status: int, content: bytes) -> RefusedError:
+    """A problem document as an exception; other answers are told by their status."""
+    try:
+        problem = json.loads(content)
+        text = " ".join(str(problem[part]) for part in ("title", "detail") if problem.get(part))
+        return RefusedError(status, str(problem.get("code", "")), text or f"The daemon answered {status}.")
+    except (ValueError, TypeError, AttributeError):
+        reason = http.client.responses.get(status, "")
+        return RefusedError(status, "", f"The answer is {status} {reason}, not Postroom's: is --url right?")
+
+
+def _parse_events(response: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines to events (WHATWG HTML §9.2.6); comments and event names but `message` are passed over."""
+    name, event_id, data = "message", "", []
+    while line := response.readline():
+        field, _, value = line.rstrip(b"\r\n").decode().partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data.append(value)
+        elif field == "id":
+            event_id = value
+        elif field == "event":
+            name = value
+        elif not line.strip():
+            if data and name == "message":
+                yield event_id, json.loads("\n".join(data))
+            elif data and name == "error":
+                raise refusal(503, "\n".join(data).encode())
+            name, data = "message", []

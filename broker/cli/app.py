@@ -1,0 +1,62 @@
+"""The `postroom` command: its verbs on one screen, and how each may end. Floor 7.
+
+Exit codes: 0 done, 1 it could not be done (the reason and the next command are on standard error), 2 wrong usage.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from broker import __version__
+from broker.cli import bench, publish, queue, serve, status, tail, topic
+from broker.cli.demo.story import demo
+from broker.cli.errors import FailedError
+from broker.cli.output import remark
+
+app = typer.Typer(
+    name="postroom",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="A message broker: durable queues, streams, webhooks and drop folders from one fsynced log.",
+)
+app.command()(serve.serve)
+app.command("check-config")(serve.check_config)
+app.command()(status.status)
+app.command()(publish.pub)
+app.command()(tail.sub)
+app.add_typer(queue.app, name="queue")
+app.add_typer(topic.app, name="topic")
+app.command()(bench.bench)
+app.command()(demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"postroom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name; None: this process's) and return the exit code."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="postroom")
+    except FailedError as error:
+        remark(error.text + (f"\nTry: {error.hint}" if error.hint else ""))
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`); hand the interpreter a stdout that it can flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    return 0

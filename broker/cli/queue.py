@@ -1,0 +1,156 @@
+"""`postroom queue …`: look at queues and act on them. Floor 7.
+
+What cannot be undone says how many messages it touches and asks first.
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from broker.cli.api import Api, name_path
+from broker.cli.output import (
+    DEFAULT_URL,
+    Format,
+    OutputOption,
+    UrlOption,
+    YesOption,
+    body_text,
+    confirm,
+    moment,
+    remark,
+    show,
+    show_one,
+)
+from broker.cli.progress import progress
+
+app = typer.Typer(no_args_is_help=True, help="Queues: list, look into, pause, purge, redrive, create, remove.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The queue's name.")]
+COLUMNS = ("name", "kind", "topics", "ready", "leased", "delayed", "consumers", "dead", "paused")
+REDRIVE_STEP = 1_000
+"""Dead letters per request, so that progress can be told."""
+
+
+@app.command("ls")
+def list_(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Streams too.")] = False,
+    output: OutputOption = Format.TABLE,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """List queues and what waits in them."""
+    rows = Api(url).get("/v1/subscriptions")["subscriptions"]
+    wanted = [row for row in rows if everything or row["kind"] == "queue"]
+    empty = "No queue yet; make one: postroom queue create NAME --topic FILTER"
+    show(wanted, COLUMNS if everything else [c for c in COLUMNS if c != "kind"], output, empty)
+
+
+@app.command()
+def info(name: NameArgument, output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
+    """Everything about one queue: settings and counts."""
+    show_one(Api(url).get(name_path("subscriptions", name)), output)
+
+
+@app.command()
+def peek(
+    name: NameArgument,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="At most so many.")] = 10,
+    output: OutputOption = Format.TABLE,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Look at the oldest waiting messages without taking them."""
+    messages = Api(url).get(name_path("queues", name, "peek"), limit=count)["messages"]
+    if output is not Format.TABLE:
+        return show(messages, (), output, "")
+    rows = [m | {"published": moment(m["published_at"]), "body": body_text(m)} for m in messages]
+    return show(rows, ("offset", "published", "topic", "key", "body"), output, "Nothing waits in this queue.")
+
+
+@app.command()
+def pause(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
+    """Stop handing out; publishing goes on. Survives a restart."""
+    Api(url).post(name_path("queues", name, "pause"))
+    remark(f"{name} is paused; go on with: postroom queue resume {name}")
+
+
+@app.command()
+def resume(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
+    """Hand out again."""
+    Api(url).post(name_path("queues", name, "resume"))
+    remark(f"{name} hands out again")
+
+
+@app.command()
+def purge(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
+    """Settle everything that waits and is not leased; nobody will be given it."""
+    api = Api(url)
+    waiting = _waiting(api.get(name_path("subscriptions", name)))
+    if not waiting:
+        return remark(f"Nothing waits in {name}.")
+    confirm(f"Purge {waiting:,} waiting messages of queue {name}?", yes)
+    count = api.post(name_path("queues", name, "purge"))["count"]
+    return remark(f"{count:,} messages purged from {name}")
+
+
+def _waiting(info: dict[str, Any]) -> int:
+    return sum(int(info.get(state) or 0) for state in ("ready", "delayed", "blocked"))
+
+
+@app.command()
+def redrive(
+    name: NameArgument,
+    limit: Annotated[int | None, typer.Option("-n", "--limit", min=1, help="At most so many, oldest first.")] = None,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Put dead letters of this queue back into it."""
+    api = Api(url)
+    done = 0
+    with progress(f"redriving {name}", limit) as advance:
+        while limit is None or done < limit:
+            step = REDRIVE_STEP if limit is None else min(REDRIVE_STEP, limit - done)
+            count = api.post(name_path("queues", name, "redrive"), limit=step)["count"]
+            done += count
+            advance(count)
+            if count < step:
+                break
+    remark(f"{done:,} dead letters put back into {name}" if done else f"{name} has no dead letters.")
+
+
+@app.command()
+def create(
+    name: NameArgument,
+    topic: Annotated[list[str], typer.Option("--topic", "-t", help="A topic filter; any number.")],
+    start: Annotated[str | None, typer.Option("--from", help="earliest, an offset, a time …; else from now.")] = None,
+    lease: Annotated[str | None, typer.Option(help="A worker's time per message: 30s, 5m …")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Then it is a dead letter.")] = None,
+    ordered: Annotated[bool, typer.Option("--ordered", help="One after the other for messages of one key.")] = False,
+    fair: Annotated[bool, typer.Option("--fair", help="Keys take turns.")] = False,
+    single_active: Annotated[bool, typer.Option("--single-active", help="One consumer at a time.")] = False,
+    max_messages: Annotated[int | None, typer.Option(min=1, help="Cap of what may wait.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Post each message there.")] = None,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Create a queue, or change its settings."""
+    given: dict[str, Any] = {
+        "from": start,
+        "lease": lease,
+        "retry": {"max_attempts": max_attempts} if max_attempts else None,
+        "ordered": ordered or None,
+        "fair": fair or None,
+        "single_active": single_active or None,
+        "max_messages": max_messages,
+        "webhook": {"url": webhook} if webhook else None,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    Api(url).put(name_path("subscriptions", name), {"kind": "queue", "topics": topic} | options)
+    remark(f"{name} takes {', '.join(topic)}; look at it with: postroom queue info {name}")
+
+
+@app.command()
+def rm(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
+    """Remove a queue and its progress; messages stay in the log."""
+    api = Api(url)
+    found = api.get(name_path("subscriptions", name))
+    outstanding = _waiting(found) + int(found.get("leased") or 0)
+    confirm(f"Remove queue {name} with {outstanding:,} unsettled messages?", yes)
+    api.delete(name_path("subscriptions", name))
+    remark(f"{name} removed")

@@ -1,0 +1,30 @@
+"""`postroom status`: is the daemon well, and its numbers. Exits with 1 when it is not well. Floor 7."""
+
+from typing import Any
+
+import typer
+
+from broker.cli.api import Api
+from broker.cli.output import DEFAULT_URL, Format, OutputOption, UrlOption, remark, show_one
+
+WELL = "running"
+
+
+def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
+    """State of the daemon: running, disk_low or failed, with the reason, and its numbers."""
+    values = Api(url).get("/v1/status")
+    show_one(values if output is not Format.TABLE else flat(values), output)
+    if values.get("state", WELL) != WELL:
+        remark(f"Not well: {values.get('reason') or values['state']}")
+        raise typer.Exit(1)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested maps as dotted names, so that each number has its line."""
+    lines: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines |= flat(value, f"{prefix}{name}.")
+        else:
+            lines[f"{prefix}{name}"] = value
+    return lines
