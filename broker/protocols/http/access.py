@@ -1,0 +1,68 @@
+"""Who asks, and whether a web page of somebody else's made them ask.
+
+While loopback clients need no token, the browser of a person on this machine could be made to speak for a foreign page:
+by a form or fetch to 127.0.0.1 (told by its Origin), or by a name that resolves to 127.0.0.1 (told by its Host). Both
+are refused here, unless the name is in `http.hosts`. Floor 4.
+"""
+
+from ipaddress import ip_address
+from typing import cast
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from broker.auth.principal import Principal
+from broker.core.errors import BrokerError, Code
+from broker.protocols.http.connection import Connection
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """The connection that a request came on."""
+    return cast(Connection, request.protocol)
+
+
+def principal_of(request: web.BaseRequest) -> Principal:
+    """Who asks. Raises FORBIDDEN for somebody whom we do not know."""
+    principal = connection_of(request).principal
+    if principal is None:
+        raise BrokerError(Code.FORBIDDEN, "only clients on this machine are served until [auth] is configured")
+    return principal
+
+
+def arrived(request: web.BaseRequest) -> None:
+    """The body was read: the request's deadline is kept."""
+    connection_of(request).arrived()
+
+
+class Origins:
+    """Which names of this door, and which pages, are trusted."""
+
+    def __init__(self, hosts: tuple[str, ...]) -> None:
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self._seen: set[str] = set()  # Host headers found good, to look at each once
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raises FORBIDDEN."""
+        host = request.headers.get("Host", "")
+        if host not in self._seen:
+            self._check_host(host)
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise BrokerError(Code.FORBIDDEN, f"pages of {origin[:100]!r} may not use this broker")
+
+    def _check_host(self, host: str) -> None:
+        name = host.lower()
+        if not name.endswith("]"):
+            name = name.rpartition(":")[0] or name
+        if name and name not in self._hosts and not name.endswith(".localhost") and not _is_address(name):
+            raise BrokerError(Code.FORBIDDEN, f"Host {host[:100]!r} is not a name of this broker; add it to http.hosts")
+        if len(self._seen) < 100:
+            self._seen.add(host)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,163 @@
+"""One HTTP connection: who is on it, and what it must have done by when.
+
+aiohttp speaks HTTP but waits without end: for a first byte, for the rest of a head or a body, for a client that does
+not read. This class, a RequestHandler with an eye on the clock, ends such connections and counts all of them; it
+answers bytes that are not HTTP with a problem document. Floor 4.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import http_exceptions, web
+
+from broker.auth.principal import LOCAL, Principal
+from broker.core.errors import BrokerError, Code
+from broker.net.address import is_loopback
+from broker.net.admission import Admission
+from broker.net.deadline import Deadlines
+from broker.protocols.http.problem import problem, raw_problem
+
+_FULL = raw_problem(Code.RATE_LIMITED, "503 Service Unavailable", "too many connections; close some or try later")
+_LATE = raw_problem(Code.TIMEOUT, "408 Request Timeout", "the request did not arrive in time; nothing was done")
+
+
+class Clockwork:
+    """What all connections of a door share: their count and their deadlines."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, admission: Admission, request_timeout: float, write_timeout: float
+    ) -> None:
+        self.admission = admission
+        self.arriving: Deadlines[Connection] = Deadlines(loop, request_timeout, Connection.late)
+        self.stuck: Deadlines[Connection] = Deadlines(loop, write_timeout, Connection.abort)
+
+    def close(self) -> None:
+        """Forget all deadlines."""
+        self.arriving.close()
+        self.stuck.close()
+
+
+class Connection(web.RequestHandler):
+    """See the module. A handler finds it as `request.protocol`."""
+
+    __slots__ = ("_admitted", "_arriving", "_busy", "_clockwork", "_more", "_silent", "on_resume", "principal")
+
+    def __init__(self, manager: web.Server, clockwork: Clockwork, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.principal: Principal | None = None
+        self.on_resume: Callable[[], None] | None = None
+        self._clockwork = clockwork
+        self._admitted = False
+        self._arriving = False  # a request is due, its deadline runs
+        self._busy = False  # a handler is at work
+        self._more = False  # bytes of a later request came meanwhile
+        self._silent = True  # nothing of the request that is due has come yet
+
+    # Of the request
+
+    def began(self, whole: bool) -> None:
+        """A handler starts; `whole` when nothing of the request is still to come."""
+        self._busy = True
+        self._more = False
+        if whole:
+            self.arrived()
+
+    def arrived(self) -> None:
+        """The request is here to its end."""
+        self._arriving = False
+        self._clockwork.arriving.end(self)
+
+    def ended(self) -> None:
+        """The handler is done; what came meanwhile belongs to the next request."""
+        self._busy = False
+        if self._more:
+            self._expect(silent=False)
+        else:
+            self.arrived()
+
+    def _expect(self, *, silent: bool) -> None:
+        self._arriving, self._silent = True, silent
+        self._clockwork.arriving.begin(self)
+
+    def late(self) -> None:
+        """The request did not arrive in time: say so if it had begun, and go."""
+        transport = self.transport
+        if transport is not None and not self._silent and not transport.is_closing():
+            transport.write(_LATE)
+        self.force_close()
+
+    def abort(self) -> None:
+        """The client does not read: drop what is unsent and go."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # Of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._admitted = self._clockwork.admission.admit()
+        if not self._admitted:
+            assert self.transport is not None
+            self.transport.write(_FULL)
+            self.force_close()
+            return
+        self.principal = _principal(transport)
+        self._expect(silent=True)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        if self._admitted:
+            self._admitted = False
+            self._clockwork.admission.leave()
+        self._clockwork.arriving.end(self)
+        self._clockwork.stuck.end(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._arriving:
+            self._silent = False
+        elif self._busy:
+            self._more = True
+        else:
+            self._expect(silent=False)
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().pause_writing()
+        self._clockwork.stuck.begin(self)
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        self._clockwork.stuck.end(self)
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp could not parse a request, or a handler let an exception through."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun when it failed")
+        if isinstance(exc, http_exceptions.LineTooLong):
+            status = 431
+        elif status >= 500:
+            self.log_exception("HTTP request failed", exc_info=exc)
+            return problem(BrokerError(Code.INTERNAL), close=True)
+        detail = " ".join((message or "").split())[:300]
+        return problem(BrokerError(Code.BAD_REQUEST, detail), status, close=True)
+
+
+def _principal(transport: asyncio.BaseTransport) -> Principal | None:
+    """Who connects: somebody on this machine, or (until there are tokens) nobody we know."""
+    peer = transport.get_extra_info("peername")
+    here = is_loopback(peer[0]) if isinstance(peer, tuple) and peer else True  # unix sockets have no address
+    return LOCAL if here else None

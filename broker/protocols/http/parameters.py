@@ -1,0 +1,148 @@
+"""What requests say, read and checked: headers, queries, bodies. Pure but for reading the body. Floor 4.
+
+URL decoding mangles topic filters (`+` becomes a space, what follows `#` is never sent), so that in a query `*` and
+`**` stand for them; a filter that was mangled is refused with its right spelling rather than silently read as another.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import ClientPayloadError, web
+
+from broker.core.duration import parse_duration
+from broker.core.errors import BrokerError, Code
+from broker.core.position import Start
+from broker.core.topic import check_filter
+
+MAX_JSON = 4 << 20
+"""Bytes of a request body that is a command rather than a message."""
+
+_OPTIONS = "Postroom-Id, -Key, -Priority, -Delay, -Ttl and Postroom-Header-NAME"
+
+
+# Bodies
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body, unpacked when Content-Encoding says so. Raises MESSAGE_TOO_LARGE before reading what announces
+    itself as too long, BAD_REQUEST when the encoding is broken."""
+    length = request.content_length
+    if length is not None and length > limit:
+        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {length} bytes, the limit is {limit}")
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"the limit is {limit} bytes") from None
+    except (web.RequestPayloadError, ClientPayloadError) as error:
+        raise BrokerError(Code.BAD_REQUEST, f"the body cannot be read: {error}") from None
+    if len(body) > limit:
+        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {limit}")
+    return body
+
+
+async def read_json(request: web.BaseRequest) -> Any:
+    """The body as a JSON value, whatever its Content-Type says. Raises BAD_REQUEST, MESSAGE_TOO_LARGE."""
+    body = await read_body(request, MAX_JSON)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BrokerError(Code.BAD_REQUEST, f"the body is not JSON: {error}") from None
+
+
+# Headers
+
+
+def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The options of a publish. Raises BAD_OPTION for unknown, repeated or ill-formed `Postroom-*` headers."""
+    options: dict[str, Any] = {}
+    own: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower == "content-type":
+            _once(options, "content_type", value, name)
+        elif lower.startswith("postroom-header-"):
+            _once(own, lower[16:], value, name)
+        elif lower.startswith("postroom-"):
+            option, checked = _option(lower[9:], value, name)
+            _once(options, option, checked, name)
+    if own:
+        options["headers"] = own
+    return options
+
+
+def _once(values: dict[str, Any], key: str, value: Any, name: str) -> None:
+    if key in values or not key:
+        raise BrokerError(Code.BAD_OPTION, f"{name} is given twice" if key else f"{name} has no name after it")
+    values[key] = value
+
+
+def _option(option: str, value: str, name: str) -> tuple[str, Any]:
+    if option in ("id", "key"):
+        return option, value
+    if option in ("delay", "ttl"):
+        return option, duration(value, name)
+    if option == "priority":
+        return option, whole(value, name, 0, 9)
+    raise BrokerError(Code.BAD_OPTION, f"no header {name}; there are {_OPTIONS}")
+
+
+# Single values
+
+
+def duration(text: str, name: str) -> int:
+    """Milliseconds from seconds (`30`, `0.5`) or a form such as `30s`. Raises BAD_OPTION."""
+    bare = text.replace(".", "", 1)
+    number = len(text) <= 20 and bare.isascii() and bare.isdecimal()
+    return parse_duration(float(text) if number else text, name)
+
+
+def whole(text: str, name: str, low: int, high: int) -> int:
+    """A whole number within bounds. Raises BAD_OPTION."""
+    value = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
+    if not low <= value <= high:
+        raise BrokerError(Code.BAD_OPTION, f"{name} must be a whole number from {low} to {high}, not {text!r}")
+    return value
+
+
+def start(text: str, name: str = "from") -> Start:
+    """Where to begin reading. Raises BAD_POSITION, which says so when URL decoding took the `+` out of a time."""
+    if " " in text:
+        raise BrokerError(Code.BAD_POSITION, f"{name}={text!r} holds a space; write + in a URL as %2B")
+    return Start.parse(text)
+
+
+# Queries
+
+
+def known(query: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raises BAD_REQUEST for a parameter that the path does not have."""
+    for name in query:
+        if name not in names:
+            raise BrokerError(Code.BAD_REQUEST, f"no parameter {name!r}; there are {', '.join(names)}")
+
+
+def filters(texts: Iterable[str]) -> list[str]:
+    """Topic filters as they stand in a query. Raises BAD_FILTER with the right spelling of a mangled one."""
+    found = [_filter(text) for text in texts]
+    if not found:
+        raise BrokerError(Code.BAD_FILTER, "name at least one: ?topic=orders/**")
+    return found
+
+
+def _filter(text: str) -> str:
+    if not text:
+        raise BrokerError(Code.BAD_FILTER, "it is empty; for every topic write topic=**")
+    if " " in text:
+        meant = text.replace(" ", "*")
+        raise BrokerError(Code.BAD_FILTER, f"{text!r} holds a space; for the wildcard + write {meant}")
+    if text.endswith("/"):
+        raise BrokerError(Code.BAD_FILTER, f"{text!r} ends in a slash; for the wildcard # write {text}**")
+    levels = text.split("/")
+    for level in levels[:-1]:
+        if level == "**":
+            raise BrokerError(Code.BAD_FILTER, f"{text!r}: '**' must be the whole last level")
+    return check_filter("/".join({"*": "+", "**": "#"}.get(level, level) for level in levels))

@@ -1,0 +1,56 @@
+"""Refusals in HTTP's tongue: problem documents (RFC 9457) with the code of `core/errors`. Floor 4."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from broker.core.errors import KINDS, BrokerError, Code
+
+CONTENT_TYPE = "application/problem+json"
+_RETRY = {
+    Code.QUEUE_FULL: "1",
+    Code.RATE_LIMITED: "1",
+    Code.DISK_LOW: "30",
+    Code.SHUTTING_DOWN: "1",
+    Code.STORAGE_FAILED: "30",
+}
+"""Seconds after which asking again makes sense (Retry-After, RFC 9110 §10.2.3)."""
+
+
+def document(code: Code, detail: str = "", status: int | None = None) -> dict[str, Any]:
+    """The problem document as a map. `status` where HTTP has a more exact one than the table."""
+    kind = KINDS[code]
+    values = {
+        "type": f"urn:postroom:problem:{code.value}",
+        "title": kind.sentence,
+        "status": status or kind.http,
+        "code": code.value,
+    }
+    return {**values, "detail": detail} if detail else values
+
+
+def problem(
+    error: BrokerError, status: int | None = None, headers: Mapping[str, str] | None = None, *, close: bool = False
+) -> web.Response:
+    """The response that tells an error; one whose kind closes, or `close`, ends the connection after it."""
+    values = document(error.code, error.detail, status)
+    response = web.Response(
+        body=json.dumps(values, ensure_ascii=False).encode(errors="replace"),
+        status=values["status"],
+        headers=headers,
+        content_type=CONTENT_TYPE,
+    )
+    if error.code in _RETRY:
+        response.headers["Retry-After"] = _RETRY[error.code]
+    if close or error.kind.closes:
+        response.force_close()
+    return response
+
+
+def raw_problem(code: Code, status_line: str, detail: str) -> bytes:
+    """A whole response as bytes, for a connection on which no request stands that could be answered."""
+    body = json.dumps(document(code, detail, int(status_line[:3]))).encode()
+    head = f"HTTP/1.1 {status_line}\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,0 +1,122 @@
+"""How messages, subscriptions and times look in JSON: the one place that knows the shape.
+
+Bodies that are JSON are put into the answer as they were published, byte for byte, so that no number is rounded and no
+key is moved; what merely claims to be JSON goes as base64. Floor 4.
+"""
+
+import json
+from base64 import b64encode
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from broker.core.message import Message, Row
+from broker.core.spec import spec_values
+from broker.engine.base import SubscriptionInfo
+from broker.hub import Published
+
+_TEXT = (
+    "application/x-www-form-urlencoded",
+    "application/x-ndjson",
+    "application/xml",
+    "application/yaml",
+    "application/javascript",
+)
+_LATEST = 253_402_300_799_999  # the last millisecond that RFC 3339 can say
+COUNTS = tuple(f.name for f in fields(SubscriptionInfo) if f.name != "spec")
+"""What a subscription's answer says beside its settings; none of it can be set."""
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON; NaN and infinities are refused (RFC 8259 §6)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def moment(ms: int) -> str:
+    """Unix milliseconds as an RFC 3339 time in UTC."""
+    seconds, thousandths = divmod(min(ms, _LATEST), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{thousandths:03}Z"
+
+
+def message_json(row: Row, epoch: str, **more: Any) -> str:
+    """One message as JSON text on one line; `more` (attempt, receipt) goes before the body."""
+    message = Message.of(row, epoch)
+    values: dict[str, Any] = {
+        "id": message.id,
+        "offset": message.offset,
+        "position": message.position,
+        "topic": message.topic,
+        "key": message.key,
+        "headers": message.headers,
+        "content_type": message.content_type,
+        "priority": message.priority,
+        "published_at": moment(message.published_at),
+    }
+    if message.expires_at is not None:
+        values["expires_at"] = moment(message.expires_at)
+    if message.history:
+        values["history"] = message.history
+    if message.source is not None:
+        values["source"] = message.source
+    name, body = _body(message.body, message.content_type)
+    return f'{dumps(values | more)[:-1]},"{name}":{body}}}'
+
+
+def messages_json(texts: list[str], **more: Any) -> bytes:
+    """`{"messages": [...], …}` of messages that are JSON text already."""
+    tail = f",{dumps(more)[1:-1]}" if more else ""
+    return f'{{"messages":[{",".join(texts)}]{tail}}}'.encode()
+
+
+def _body(body: bytes, content_type: str | None) -> tuple[str, str]:
+    """The name of the member (`body` or `body_base64`) and its JSON text."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        text = _as_json(body)
+    elif kind.startswith("text/") or kind in _TEXT or kind.endswith("+xml"):
+        text = _as_text(body)
+    else:
+        text = None
+    return ("body_base64", f'"{b64encode(body).decode()}"') if text is None else ("body", text)
+
+
+def _as_json(body: bytes) -> str | None:
+    try:
+        text = body.decode()
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    # Line breaks stand only between tokens here, never within a string.
+    return text.strip().replace("\n", " ").replace("\r", " ")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _as_text(body: bytes) -> str | None:
+    try:
+        return dumps(body.decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def receipt_json(published: Published) -> bytes:
+    """What a publisher is told."""
+    values: dict[str, Any] = {
+        "id": published.id,
+        "offset": published.offset,
+        "position": published.position,
+        "duplicate": published.duplicate,
+    }
+    if published.due is not None:
+        values["due"] = moment(published.due)
+    return dumps(values).encode()
+
+
+def subscription_values(info: SubscriptionInfo) -> dict[str, Any]:
+    """Name, settings as they were written, and counts."""
+    values = {"name": info.spec.name} | spec_values(info.spec) | {name: getattr(info, name) for name in COUNTS}
+    if info.oldest_at is not None:
+        values["oldest_at"] = moment(info.oldest_at)
+    return values

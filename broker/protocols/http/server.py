@@ -1,0 +1,168 @@
+"""The HTTP door: sockets, connections, and each request from its head to its answer.
+
+It decides what all requests have in common: who may ask, which route answers, how a refusal is told, what is counted.
+What a path means is left to the modules of routes. Built on aiohttp's low-level server (see `router`). Floor 4.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from broker.core.errors import BrokerError, Code
+from broker.hub import Hub
+from broker.net.address import address_of
+from broker.net.admission import Admission
+from broker.net.listener import open_sockets
+from broker.observe.metrics import EngineCollector, RequestCollector, registry
+from broker.protocols.http.access import Origins, connection_of, principal_of
+from broker.protocols.http.admin import AdminRoutes
+from broker.protocols.http.connection import Clockwork, Connection
+from broker.protocols.http.options import HttpOptions
+from broker.protocols.http.parameters import MAX_JSON
+from broker.protocols.http.problem import problem
+from broker.protocols.http.publish import PublishRoutes
+from broker.protocols.http.queue import QueueRoutes
+from broker.protocols.http.receiver import Receivers
+from broker.protocols.http.router import MethodNotAllowedError, Route, Router
+from broker.protocols.http.stream import StreamRoutes
+
+_log = logging.getLogger(__name__)
+UNROUTED = "(none)"
+GONE = 0
+"""Counted as the status of a request whose client went away before it was answered."""
+LINGER_SECONDS = 2.0
+"""For how long the rest of a refused body is read and thrown away, so that the client sees the refusal."""
+
+
+class _Server(web.Server):
+    """aiohttp's server, making our connections."""
+
+    def __init__(self, handler: Any, clockwork: Clockwork, max_size: int, **options: Any) -> None:
+        loop = asyncio.get_running_loop()
+
+        def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_size)
+
+        super().__init__(handler, request_factory=request, handler_cancellation=True)
+        self._clockwork = clockwork
+        self._options = options
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._clockwork, loop=asyncio.get_running_loop(), access_log=None, **self._options)
+
+
+class HttpServer:
+    """The door. `routes` are those of others (the daemon hands them in); `more` adds members to `/v1/status`;
+    `collected` is what `/metrics` says beside engine, process and door."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        options: HttpOptions,
+        *,
+        admission: Admission | None = None,
+        routes: Sequence[Route] = (),
+        more: Callable[[], Mapping[str, Any]] = dict,
+        collected: CollectorRegistry | None = None,
+    ) -> None:
+        self._hub = hub
+        self._options = options
+        self._admission = admission or Admission(hub.limits.max_connections)
+        self._origins = Origins(options.hosts)
+        self._receivers = Receivers(hub)
+        self._streams = StreamRoutes(hub, options)
+        self._stopping = False
+        self._requests = self._collector()
+        self.registry = collected or registry()
+        self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
+        self.registry.register(self._requests)
+        self._router = Router()
+        admin = AdminRoutes(hub, self.registry, lambda: self._stopping, more)
+        work = (PublishRoutes(hub, options), QueueRoutes(hub, options, self._receivers), self._streams, admin)
+        for route in [route for part in work for route in part.routes()] + list(routes):
+            self._router.add(route)
+
+    def _collector(self) -> RequestCollector:
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "connections": ("Connections that are open", lambda: len(self._server.connections)),
+            "streams": ("Event streams that are open", lambda: len(self._streams)),
+            "leased": ("Messages that HTTP workers hold", self._receivers.holding),
+        }
+        return RequestCollector("http", gauges)
+
+    # Life
+
+    async def start(self, sockets: Sequence[socket.socket] | None = None) -> list[str]:
+        """Listen (on `sockets` when given, else as the options say) and return the addresses, such as
+        `127.0.0.1:7680`. Raises ListenError."""
+        options, loop = self._options, asyncio.get_running_loop()
+        self._clockwork = Clockwork(loop, self._admission, options.request_timeout / 1000, options.write_timeout / 1000)
+        self._server = _Server(
+            self._handle,
+            self._clockwork,
+            max(self._hub.limits.max_body, MAX_JSON),
+            keepalive_timeout=options.keepalive / 1000,
+            lingering_time=LINGER_SECONDS,
+            max_line_size=options.max_line,
+            max_field_size=options.max_header,
+            max_headers=options.max_headers,
+        )
+        opened = list(sockets) if sockets is not None else open_sockets("http", options.host, options.port)
+        addresses = [address_of(sock) for sock in opened]
+        self._listeners = [await loop.create_server(self._server, sock=sock) for sock in opened]
+        return addresses
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Take no more connections, tell streams and polls, give the requests at work `grace` seconds, close."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        self._streams.close()
+        self._receivers.close()
+        await asyncio.sleep(0)
+        self._server.pre_shutdown()
+        await self._server.shutdown(grace)
+        self._clockwork.close()
+
+    # Each request
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = connection_of(request)
+        connection.began(whole=not request.body_exists)
+        loop = asyncio.get_running_loop()
+        begun, name, status = loop.time(), UNROUTED, GONE
+        try:
+            principal_of(request)
+            self._origins.check(request)
+            route, part = self._router.find(request.method, request.rel_url.raw_path)
+            name = route.name
+            response = await route.handler(request, part)
+        except Exception as error:  # each kind is told in its way; cancellation and lost connections pass
+            response = _refusal(error, request)
+            status = response.status
+        else:
+            status = response.status
+        finally:
+            connection.ended()
+            self._requests.count(name, status, loop.time() - begun)
+        return response
+
+
+def _refusal(error: Exception, request: web.BaseRequest) -> web.StreamResponse:
+    """How an exception is told. Raises it again when nobody is there to be told, or an answer has begun."""
+    if isinstance(error, ConnectionError) or request.writer.output_size > 0:
+        raise error
+    if isinstance(error, BrokerError):
+        return problem(error)
+    if isinstance(error, MethodNotAllowedError):
+        refused = BrokerError(Code.BAD_REQUEST, f"{request.method} is not for this path; use {error.allowed}")
+        return problem(refused, 405, {"Allow": error.allowed})
+    if isinstance(error, TimeoutError):
+        return problem(BrokerError(Code.TIMEOUT))
+    _log.exception("HTTP request failed", extra={"method": request.method, "path": request.path[:200]})
+    return problem(BrokerError(Code.INTERNAL))
