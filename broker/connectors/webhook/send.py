@@ -1,11 +1,12 @@
 """The webhook sender: finds the subscriptions that have a URL and keeps one endpoint at work for each.
 
-The engine's list of subscriptions is the truth: `sync` says that it may have changed, and a slow look makes sure. So a
+The engine's list of subscriptions is the truth: the hub says when it changed, and a slow look makes sure. So a
 restart goes on where the last daemon stopped, and a URL that is wrong stops only its own subscription. It leaves the
 requests to the endpoints and the secrets of endpoints without one to the engine's key/value. Floor 4.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -24,8 +25,11 @@ from broker.hub import Hub
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0
-"""Seconds between two looks at what is due."""
+TICK = 1.0
+"""Seconds between two looks at what each endpoint is due."""
+
+LOOK = 15.0
+"""Seconds between two looks at the list of subscriptions, when nobody said that it changed: with many it costs."""
 
 _SECRET_BYTES = 32
 
@@ -67,14 +71,17 @@ class WebhookSender:
     async def run(self) -> None:
         """Send until cancelled or drained; then requests under way are dropped and their messages are ready again."""
         self._poster.open()
+        look_at = self._around.monotonic()
         try:
             while not self._draining:
-                self._changed.clear()
-                await self.reconcile()
-                try:
-                    await asyncio.wait_for(self._changed.wait(), LOOK)
-                except TimeoutError:
-                    continue
+                now = self._around.monotonic()
+                if self._changed.is_set() or now >= look_at or self._any_detached():
+                    self._changed.clear()
+                    look_at = now + LOOK
+                    await self.reconcile()
+                self.tick()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), TICK)
         finally:
             await self.drain(0)
             await self._poster.close()
@@ -84,6 +91,14 @@ class WebhookSender:
         self._draining = True
         endpoints, self._endpoints = list(self._endpoints.values()), {}
         await asyncio.gather(*(endpoint.close(grace) for endpoint in endpoints))
+
+    def tick(self) -> None:
+        """Go on with the endpoints whose pause is over."""
+        for endpoint in self._endpoints.values():
+            endpoint.tick()
+
+    def _any_detached(self) -> bool:
+        return any(endpoint.detached_by is not None for endpoint in self._endpoints.values())
 
     async def reconcile(self) -> None:
         """Make the endpoints what the subscriptions say; one that fails does not stop the others."""
@@ -103,7 +118,6 @@ class WebhookSender:
     async def _keep(self, spec: Spec) -> None:
         endpoint = self._endpoints.get(spec.name)
         if endpoint is not None and endpoint.spec == spec:
-            endpoint.tick()
             return
         self.check(spec)
         target = parse_target(spec.sink or {}, self._options)
