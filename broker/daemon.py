@@ -1,0 +1,425 @@
+"""The daemon: the only place that wires the parts, and the only one that knows them all.
+
+It decides the order of starting (lock, recovery, declared subscriptions, connectors, listeners, ready) and of stopping
+(a drain, then the same backwards), what SIGHUP takes up, and what the service manager is told. Every task that runs as
+long as the daemon is named in `_start_tasks`, `_start_webhooks` and `_start_drops`. Floor 6.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from broker import __version__
+from broker.auth.principal import BROKER
+from broker.config import Config, ConfigError, load_config
+from broker.connectors.file.drop import DropFolder
+from broker.connectors.file.options import DropOptions
+from broker.connectors.webhook.send import WebhookSender
+from broker.core.errors import BrokerError
+from broker.core.spec import spec_values
+from broker.core.subscription import Spec
+from broker.engine.base import Unit
+from broker.engine.lock import FolderError, FolderLock
+from broker.engine.sqlite.engine import SqliteEngine
+from broker.hub import Hub
+from broker.net.activation import ActivationError, inherited_sockets
+from broker.net.address import address_of, stays_here
+from broker.net.admission import Admission, raise_file_limit
+from broker.net.listener import ListenError, open_sockets
+from broker.observe.log import configure_logging
+from broker.observe.notify import Notifier
+from broker.protocols.http.server import HttpServer
+from broker.protocols.native.server import NativeServer
+
+log = logging.getLogger(__name__)
+
+LOOK, DRAIN_LOOK = 1.0, 0.05
+"""Seconds between two looks at the engine's state; the same while it drains."""
+FIRST_REST, LONGEST_REST = 1.0, 30.0
+"""Seconds before a task that failed is started again."""
+RECOVERY_STEP = 15.0
+"""The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which one Python thread yields to another: the writer must not wait 5 ms for the loop."""
+DOORS = ("native", "http")
+NEEDS_RESTART = ("data_dir", "grace", "native", "http", "limits", "engine", "topics")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+class Daemon:
+    """One broker in one loop. `start` and `stop` by themselves for tests; `run` is a process's whole life.
+
+    `addresses` says after `start` where each door is reached. `say` gets the lines for standard output; `read` reads
+    the configuration again on SIGHUP.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+        read: Callable[[], Config] | None = None,
+    ) -> None:
+        self.config = config
+        self.addresses: dict[str, list[str]] = {}
+        self._environ = os.environ if environ is None else environ
+        self._say = say or log.info
+        self._read = read or (lambda: load_config(config.source, self._environ))
+        self._notifier = Notifier(self._environ)
+        self._stack = AsyncExitStack()
+        self._drops: dict[str, DropFolder] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stop_wanted = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._state = "running"
+
+    # Life
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, drain, stop. A second signal ends the drain. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        starting = asyncio.create_task(self.start(), name="start")
+        stopping = asyncio.create_task(self._stop_wanted.wait(), name="stop wanted")
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        try:
+            await starting
+            _settle_memory()
+            await stopping
+            await self.stop()
+        except asyncio.CancelledError:
+            log.info("stopped before it was ready")
+        finally:
+            stopping.cancel()
+
+    def request_stop(self) -> None:
+        """Drain and stop; asked again, do not wait for what is in hand."""
+        if self._stop_wanted.is_set():
+            self._hurry.set()
+        self._stop_wanted.set()
+
+    def request_reload(self) -> None:
+        """What SIGHUP does."""
+        self._reload_wanted.set()
+
+    async def start(self) -> None:
+        """Everything up to ready. Raises StartError; then nothing is left running."""
+        try:
+            await self._start()
+        except BaseException as error:
+            await self._stack.aclose()
+            if isinstance(error, (FolderError, ListenError, ActivationError, BrokerError, OSError, sqlite3.Error)):
+                raise StartError(error.text if isinstance(error, BrokerError) else str(error)) from error
+            raise
+        self._announce()
+
+    async def _start(self) -> None:
+        config = self.config
+        lock = FolderLock(config.data_dir)
+        lock.acquire()
+        self._stack.callback(lock.release)
+        self.engine = SqliteEngine(config.data_dir, config.engine.sqlite, config.policies())
+        await self._recover()
+        self._stack.push_async_callback(self.engine.stop)
+        self.hub = Hub(self.engine, config.limits)
+        self._stack.push_async_callback(self._end_tasks)
+        self._start_webhooks()
+        await self._declare(config.specs())
+        self._start_drops(config.drop)
+        await self._open_doors()
+        self._start_tasks()
+
+    async def _recover(self) -> None:
+        """Start the engine; the service manager hears that it is under way."""
+        starting = asyncio.ensure_future(self.engine.start())
+        try:
+            while not starting.done():
+                self._notifier.starting("recovering the log", 2 * RECOVERY_STEP)
+                await asyncio.wait((starting,), timeout=RECOVERY_STEP)
+        finally:
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+
+    def _announce(self) -> None:
+        for door, addresses in self.addresses.items():
+            for address in addresses:
+                self._say(f"postroom: {door} listening on {address}")
+        self._say("postroom: ready")
+        self._notifier.ready(self._status())
+        log.info("ready", extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir)})
+
+    async def stop(self) -> None:
+        """Drain, commit what waits, close. Each step is taken, whatever the one before it did."""
+        self._notifier.stopping("draining")
+        log.info("draining", extra={"grace_ms": self.config.grace})
+        await self._drain()
+        await self._stack.aclose()
+        log.info("stopped")
+
+    async def _drain(self) -> None:
+        """Let everybody finish what is in hand, for as long as the grace lasts and nobody hurries us."""
+        grace = self.config.grace / 1000
+        self._native.drain()
+        work = [
+            asyncio.create_task(self._http.stop(grace), name="drain http"),
+            asyncio.create_task(self._webhooks.drain(grace), name="drain webhooks"),
+            asyncio.create_task(self._until_settled(), name="drain leases"),
+        ]
+        drained = asyncio.create_task(asyncio.wait(work), name="drained")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait((drained, hurry), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            log.warning("not everything in hand was settled; it is handed out again after the next start")
+        await _cancelled(drained, hurry, *work)
+
+    async def _until_settled(self) -> None:
+        """Until no message is in a worker's hand and no unit waits for the disk."""
+        while True:
+            if not self.engine.stats().pending_units and not any(i.leased for i in self.engine.subscriptions()):
+                return
+            await asyncio.sleep(DRAIN_LOOK)
+
+    # Tasks
+
+    def _start_tasks(self) -> None:
+        self._keep("state", self._watch_state)
+        self._keep("reload", self._reload_on_request)
+        if self._notifier.watchdog_seconds is not None:
+            self._keep("watchdog", self._feed_watchdog)
+
+    def _start_webhooks(self) -> None:
+        self._webhooks = WebhookSender(self.hub, self.config.webhooks)
+        self._keep("webhooks", self._webhooks.run)
+
+    def _start_drops(self, folders: tuple[DropOptions, ...]) -> None:
+        for options in folders:
+            folder = self._drops[options.feed] = DropFolder(self.hub, options)
+            self._keep(f"drop {options.feed}", folder.run)
+
+    def _keep(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this as long as the daemon; one that fails is told and started again, and harms no other."""
+        self._tasks[name] = asyncio.create_task(_kept(name, run), name=name)
+
+    async def _end_tasks(self, *names: str) -> None:
+        """Cancel these tasks, or all, and wait for their ends."""
+        await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks)))
+
+    async def _watch_state(self) -> None:
+        """Say when the engine stops taking messages, and when it takes them again."""
+        while True:
+            stats = self.engine.stats()
+            if stats.state != self._state:
+                self._state = stats.state
+                level = logging.INFO if stats.state == "running" else logging.CRITICAL
+                log.log(level, "engine %s", stats.state, extra={"reason": stats.reason})
+                self._notifier.status(self._status())
+            await asyncio.sleep(LOOK)
+
+    async def _feed_watchdog(self) -> None:
+        """Three times per period: only when an empty unit came back from the writer is the daemon alive."""
+        period = self._notifier.watchdog_seconds or LOOK
+        while True:
+            if await self._is_alive(period):
+                self._notifier.alive()
+            await asyncio.sleep(period / 3)
+
+    async def _is_alive(self, within: float) -> bool:
+        try:
+            await asyncio.wait_for(self.hub.committed(Unit(sender=self)), within)
+        except (BrokerError, TimeoutError) as error:
+            log.error("the writer gives no sign of life", extra={"error": str(error)})  # noqa: TRY400
+            return False
+        return True
+
+    def _status(self) -> str:
+        if self._state != "running":
+            return f"{self._state}: {self.engine.stats().reason}"
+        return "serving " + ", ".join(f"{door} on {' '.join(found)}" for door, found in self.addresses.items())
+
+    # Doors
+
+    async def _open_doors(self) -> None:
+        """Listen everywhere before anyone is served, so that a taken port stops the start before a client is seen."""
+        config, wanted = self.config, self.config.limits.max_connections
+        admission = Admission(raise_file_limit(wanted))
+        if admission.limit < wanted:
+            log.info(
+                "the system's limit of open files allows fewer connections", extra={"connections": admission.limit}
+            )
+        sockets = {door: self._sockets(door) for door in DOORS}
+        self._native = NativeServer(self.hub, config.native, admission)
+        self._http = HttpServer(self.hub, config.http, admission=admission, more=self._connectors)
+        await self._native.start(sockets["native"])
+        self._stack.push_async_callback(self._native.stop)
+        await self._http.start(sockets["http"])
+        self._stack.push_async_callback(self._http.stop, 0)
+        self.addresses = {door: [_reached(door, sock) for sock in sockets[door]] for door in DOORS}
+
+    def _connectors(self) -> dict[str, Any]:
+        """What `/v1/status` says of the connectors."""
+        webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
+        return {"webhooks": webhooks, "drop": {feed: asdict(folder.status()) for feed, folder in self._drops.items()}}
+
+    def _sockets(self, door: str) -> list[socket.socket]:
+        """From the service manager if it opened some for this door, else our own."""
+        inherited = inherited_sockets(self._environ, DOORS).get(door)
+        if inherited is None:
+            options = getattr(self.config, door)
+            host = options.host if getattr(options, "tcp", True) else None
+            inherited = open_sockets(door, host, options.port, getattr(options, "unix", None))
+        for sock in inherited:
+            self._stack.callback(sock.close)
+            if not stays_here(sock):
+                raise ListenError(
+                    f"{door}: others could reach {address_of(sock)}, and there is no [auth]; use loopback"
+                )
+        return inherited
+
+    # Configuration
+
+    async def _declare(self, specs: list[Spec]) -> None:
+        """Make the declared subscriptions what the file says. One that cannot be is told and left as it is."""
+        existing = {info.spec.name: info.spec for info in self.engine.subscriptions()}
+        for spec in specs:
+            before = existing.get(spec.name)
+            if before is not None and spec_values(before) == spec_values(spec) and before.kind is spec.kind:
+                continue
+            try:
+                await self.hub.put_subscription(BROKER, spec)
+            except BrokerError as error:
+                log.error("declared subscription left as it is", extra={"subscription": spec.name, "error": error.text})  # noqa: TRY400
+            else:
+                log.info("declared subscription set", extra={"subscription": spec.name, "created": before is None})
+
+    async def _reload_on_request(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Read the configuration again and take up what can be while running; with a problem in it nothing changes."""
+        self._notifier.reloading()
+        try:
+            await self._take_up(self._read())
+        except ConfigError as error:
+            problems = [str(problem) for problem in error.problems]
+            log.error("configuration not taken up: nothing was changed", extra={"problems": problems})  # noqa: TRY400
+        finally:
+            self._notifier.ready(self._status())
+
+    async def _take_up(self, new: Config) -> None:
+        old, changed = self.config, _changes(self.config, new)
+        kept = {name: getattr(old, name) for name in NEEDS_RESTART}
+        self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
+        if "log" in changed or new.secrets != old.secrets:
+            configure_logging(new.log, new.secrets)
+        if "webhooks" in changed:
+            self.hub.checks.remove(self._webhooks.check)
+            self.hub.watchers.remove(self._webhooks.sync)
+            await self._webhooks.drain(old.grace / 1000)
+            await self._end_tasks("webhooks")
+            self._start_webhooks()
+        if "drop" in changed:
+            for options in (o for o in old.drop if o not in new.drop):
+                await self._end_tasks(f"drop {options.feed}")
+                del self._drops[options.feed]
+            self._start_drops(tuple(o for o in new.drop if o not in old.drop))
+        await self._declare(new.specs())
+        undeclared = sorted({s.name for s in old.specs()} - {s.name for s in new.specs()})
+        waits = [name for name in changed if name in NEEDS_RESTART]
+        log.info(
+            "configuration taken up",
+            extra={"changed": changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
+        )
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """End these tasks; one that fails at its end is told and stops nothing."""
+    for task in tasks:
+        task.cancel()
+    for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+        if isinstance(result, Exception):
+            log.error("a task failed at its end", extra={"task": task.get_name()}, exc_info=result)
+
+
+async def _kept(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """See `Daemon._keep`. A task that returns is done."""
+    rest = FIRST_REST
+    while True:
+        try:
+            return await run()
+        except Exception:
+            log.exception("a task failed; it is started again", extra={"task": name, "after_seconds": rest})
+        await asyncio.sleep(rest)
+        rest = min(2 * rest, LONGEST_REST)
+
+
+def _reached(door: str, sock: socket.socket) -> str:
+    address = address_of(sock)
+    return f"http://{address}" if door == "http" and not address.startswith("unix:") else address
+
+
+def _changes(old: Config, new: Config) -> list[str]:
+    return [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
+
+
+def _settle_memory() -> None:
+    """What is here now stays: the collector need not look at it again, and rarely at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1_000)
+
+
+def serve(path: Path | None = None, data_dir: Path | None = None) -> int:
+    """Be the daemon of this process until it is told to stop; returns the exit code."""
+    try:
+        config = load_config(path, data_dir=data_dir)
+    except ConfigError as error:
+        return _refuse(str(error))
+    configure_logging(config.log, config.secrets)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    daemon = Daemon(config, say=_say, read=lambda: load_config(path, data_dir=data_dir))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(daemon.run())
+    except StartError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _refuse(text: str) -> int:
+    print(f"postroom: {text}", file=sys.stderr)
+    return 1
