@@ -220,6 +220,14 @@ class Hub:
             self.authorize(principal, Verb.CONSUME, check_filter(text))
         return list(filters)
 
+    def check_key(self, principal: Principal, key: object, value: object = None) -> None:
+        """May this principal use this key of the key/value store, with such a value? Raises BAD_REQUEST, FORBIDDEN."""
+        if type(key) is not str or not 0 < len(key) <= 512:
+            raise BrokerError(Code.BAD_REQUEST, "a key is a text of 1 to 512 characters")
+        if value is not None and (type(value) is not bytes or len(value) > self.limits.max_body):
+            raise BrokerError(Code.BAD_REQUEST, f"a value is bytes, at most {self.limits.max_body}, or nil to delete")
+        self.authorize(principal, Verb.MANAGE, key)
+
     # Subscriptions
 
     async def put_subscription(self, principal: Principal, spec: Spec) -> bool:

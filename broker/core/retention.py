@@ -127,7 +127,7 @@ def surplus(
         cut = max(cut, offsets[len(offsets) - retention.count])
     if retention.bytes is not None:
         cut = max(cut, _cut_by_bytes(list(pages), retention.bytes))
-    chosen = offsets & BitMap64(range(cut))
+    chosen = offsets[: offsets.rank(cut - 1)] if cut else BitMap64()
     if retention.latest:
         chosen |= offsets & superseded
     return chosen - pinned

@@ -92,7 +92,6 @@ class Unit:
     settles: list[Settle] = field(default_factory=list)
     sets: list[Set] = field(default_factory=list)
     schedules: list[Scheduled] = field(default_factory=list)
-    cancels: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +191,22 @@ class Attachment(Protocol):
     def started(self, offsets: Sequence[int]) -> None:
         """The worker began on these: if it is lost now, that counts as a delivery that killed it."""
 
-    def detach(self) -> None:
-        """Go away: what is leased and not settled becomes ready again."""
+    def held(self, offset: int) -> int | None:
+        """The number of the lease under which this consumer holds a message; 0 when it does not."""
+
+    def detach(self, *, lost: bool = False) -> None:
+        """Go away: what is leased and not settled becomes ready again. `lost`: the connection broke, which counts
+        against what was started (poison)."""
 
 
 class Engine(Protocol):
     """The promises are in the module's docstring. All methods are called on the loop's thread."""
 
-    epoch: str
     capabilities: Capabilities
+
+    @property
+    def epoch(self) -> str:
+        """Of the log; a restored log has another one."""
 
     async def start(self) -> None:
         """Open and recover; afterwards everything below works."""

@@ -1,0 +1,692 @@
+"""The queue machine: who gets which message, and what a settle makes of it. Pure; time comes in, decisions go out.
+
+A message of a queue is always in exactly one state:
+
+    WAITING ──pick──▶ LEASED ──ack──▶ settled            (left of this line: `outstanding`)
+       ▲  ▲             │ ├──reject, too many──▶ DYING ──committed──▶ settled, with a copy in $dead/<queue>
+       │  └──release────┤ └──retry, expired lease──▶ DELAYED ──due──▶ WAITING
+       └──BLOCKED◀── its key is leased or delayed (ordered queues)
+
+What is outstanding, ready, leased is kept as bitmaps and one dict per consumer; records per message exist only from
+the second delivery on. The engine asks `pick` for hand-overs, tells every event, persists `take_changes()` with
+its next commit, and calls `tick` when `deadline()` has come. Floor 0.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any
+
+from pyroaring import BitMap64
+
+from broker.core.lanes import BUCKETS, Lanes
+from broker.core.message import EXPIRES, KEYED, PRIORITY, Row, unpack_meta
+from broker.core.offsets import PAGE_SIZE, PerOffset, add_rising, page_of, pages_of
+from broker.core.subscription import Consumer, Outcome, Overflow, Spec
+
+MAX_HISTORY = 50
+_KEY_MASK = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a message that was delivered before. `due`: unix ms, 0 when not delayed."""
+
+    attempts: int = 0
+    deliveries: int = 0
+    due: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A message on its way to dead letters."""
+
+    offset: int
+    reason: str
+    history: list[dict[str, Any]]
+
+
+class Lease:
+    """One hand-over: its number and when it runs out (monotonic seconds)."""
+
+    __slots__ = ("deadline", "number")
+
+    def __init__(self, number: int, deadline: float) -> None:
+        self.number = number
+        self.deadline = deadline
+
+
+class Member:
+    """A consumer as the machine sees it."""
+
+    __slots__ = ("consumer", "credit", "leased", "room", "started")
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.credit = 0  # messages
+        self.room = 0  # bytes
+        self.leased: dict[int, Lease] = {}
+        self.started: set[int] = set()
+
+
+@dataclass(slots=True)
+class Handout:
+    """Messages leased to one member; the caller delivers them."""
+
+    member: Member
+    offsets: list[int]
+    lease: int
+    rows: Sequence[Row] | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """What the next commit must persist: the pages whose settled offsets changed, records changed (None: gone), and
+    messages to move to dead letters."""
+
+    pages: dict[int, BitMap64] = field(default_factory=dict)
+    records: dict[int, Record | None] = field(default_factory=dict)
+    dead: list[Dead] = field(default_factory=list)
+    floor: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since start."""
+
+    acked: int = 0
+    retried: int = 0
+    dead: int = 0
+    expired: int = 0
+    dropped: int = 0
+
+
+class Queue:
+    """One queue subscription. `lease_base` makes lease numbers differ from those before a restart."""
+
+    def __init__(self, spec: Spec, floor: int, lease_base: int = 0) -> None:
+        self.spec = spec
+        self.paused = False
+        self.members: list[Member] = []
+        self.counters = Counters()
+        self.outstanding = BitMap64()
+        self.records: dict[int, Record] = {}
+        self.scanned = floor
+        self._lease_number = lease_base
+        self._delayed: list[tuple[int, int]] = []  # heap of (due unix ms, offset)
+        self._dying: set[int] = set()
+        self._earliest: float | None = None  # no lease runs out before this
+        self._expiring: dict[int, BitMap64] = {}  # unix second -> offsets
+        self._dirty_pages: set[int] = set()
+        self._dirty_records: set[int] = set()
+        self._dead: list[Dead] = []
+        self._sizes = PerOffset() if spec.max_bytes else None
+        self.size = 0
+        self._keyed = spec.ordered or spec.fair
+        self._keys = PerOffset()
+        self._special = PRIORITY | EXPIRES | (KEYED if self._keyed else 0)
+        self._heads: dict[int, int] = {}  # ordered: key -> its message in hand, delayed or dying
+        self._busy: dict[int, BitMap64] = {}  # the same keys -> the messages that wait behind it
+        self._ready = Lanes(self._keyed, spec.fair)
+        self._turn = 0
+
+    # State, as others see it
+
+    @property
+    def floor(self) -> int:
+        """Everything up to here is settled or does not match."""
+        return int(self.outstanding[0]) - 1 if self.outstanding else self.scanned
+
+    @property
+    def ready(self) -> int:
+        """How many wait to be handed out."""
+        return len(self._ready)
+
+    @property
+    def leased(self) -> int:
+        """How many are in consumers' hands."""
+        return sum(len(m.leased) for m in self.members)
+
+    @property
+    def delayed(self) -> int:
+        """How many wait for their retry."""
+        return sum(1 for r in self.records.values() if r.due)
+
+    @property
+    def blocked(self) -> int:
+        """How many wait behind a message of their key."""
+        return sum(map(len, self._busy.values()))
+
+    def full(self, messages: int, size: int) -> bool:
+        """Would so much more pass a cap whose policy is to refuse?"""
+        spec = self.spec
+        if spec.overflow is not Overflow.REFUSE:
+            return False
+        return bool(
+            (spec.max_messages and len(self.outstanding) + messages > spec.max_messages)
+            or (spec.max_bytes and self.size + size > spec.max_bytes)
+        )
+
+    # Events: messages come in
+
+    def publish(self, rows: Sequence[Row], now: float) -> list[Handout]:
+        """Committed messages that match, in order; returns what is handed out at once, rows included."""
+        self.scanned = rows[-1][0]
+        offsets = [row[0] for row in rows]
+        add_rising(self.outstanding, offsets)
+        special = self._keyed or self._sizes is not None
+        for row in rows:
+            if special or (row[3] is not None and row[3][0] & self._special):
+                special = True
+                self._note(row)
+        if self.spec.max_messages or self.spec.max_bytes:
+            self._ingest(offsets)
+            self._drop_oldest()
+            return self.pick(now)
+        if special or self.paused or len(self._ready):
+            self._ingest(offsets)
+            return self.pick(now)
+        return self._hand_over(rows, now)
+
+    def restore(self, offsets: BitMap64) -> None:
+        """At start: these are outstanding; their headers follow by `restore_header` before `restored`."""
+        self.outstanding |= offsets
+
+    def restore_header(self, offset: int, meta: bytes | None, size: int) -> None:
+        """At start: what a message's header says of key, priority, expiry, and the size of its body."""
+        if offset in self.outstanding:
+            self._note((offset, "", 0, meta, b""), size)
+
+    def restored(self, records: Mapping[int, Record], scanned: int) -> None:
+        """At start: all is known; make ready what is."""
+        self.scanned = scanned
+        self.records = {o: r for o, r in records.items() if o in self.outstanding}
+        waiting = self.outstanding.copy()
+        for offset, record in self.records.items():
+            if record.due:
+                heappush(self._delayed, (record.due, offset))
+                waiting.discard(offset)
+                self._make_busy(offset)
+        if self._keyed or len(waiting) != len(self.outstanding):
+            self._ingest(list(waiting))
+        else:
+            self._ingest_bitmap(waiting)
+
+    def _ingest_bitmap(self, waiting: BitMap64) -> None:
+        for members in self._ready._members.values():
+            high = members & waiting
+            for offset in high:
+                self._ready.of(offset).add(offset, 0)
+            waiting -= high
+        self._ready.lowest.offsets |= waiting
+
+    def _note(self, row: Row, size: int | None = None) -> None:
+        offset, packed = row[0], row[3]
+        if self._sizes is not None:
+            self._sizes[offset] = nbytes = len(row[4]) if size is None else size
+            self.size += nbytes
+        if packed is None or not packed[0] & self._special:
+            return
+        meta = unpack_meta(packed)
+        if self._keyed and "key" in meta:
+            self._keys[offset] = (hash(meta["key"]) & _KEY_MASK) or 1
+        if priority := meta.get("priority", 0):
+            self._ready.prioritize(offset, priority)
+        if "expires_at" in meta:
+            self._expiring.setdefault(-(-meta["expires_at"] // 1000), BitMap64()).add(offset)
+
+    def _ingest(self, offsets: Sequence[int]) -> None:
+        if not offsets:
+            return
+        if not self._keyed and not self._ready._members:
+            add_rising(self._ready.lowest.offsets, offsets)
+            return
+        for offset in offsets:
+            self._wait(offset)
+
+    def _wait(self, offset: int) -> None:
+        key = self._keys[offset] if self._keyed else 0
+        if key in self._busy:
+            self._busy[key].add(offset)
+        else:
+            self._ready.of(offset).add(offset, key % BUCKETS)
+
+    def _drop_oldest(self) -> None:
+        spec = self.spec
+        if spec.overflow is not Overflow.DROP_OLDEST:
+            return
+        excess = max(0, len(self.outstanding) - spec.max_messages) if spec.max_messages else 0
+        victims = self._ready.oldest(excess) if excess else []
+        if spec.max_bytes and self._sizes is not None:
+            over = self.size - spec.max_bytes - self._sizes.sum(victims)
+            for offset in self._ready.oldest(len(victims) + 1_000)[len(victims) :]:
+                if over <= 0:
+                    break
+                victims.append(offset)
+                over -= self._sizes[offset]
+        self.counters.dropped += self._settle_ready(victims)
+
+    def _settle_ready(self, offsets: Sequence[int]) -> int:
+        for offset in offsets:
+            self._ready.of(offset).discard(offset, self._keys[offset] % BUCKETS)
+        self._settled(offsets)
+        return len(offsets)
+
+    # Handing out
+
+    def join(self, consumer: Consumer) -> Member:
+        """A consumer comes, without credit."""
+        member = Member(consumer)
+        self.members.append(member)
+        return member
+
+    def _eager(self) -> list[Member]:
+        members = self.members[:1] if self.spec.single_active else self.members
+        return [m for m in members if m.credit > 0 and m.room > 0]
+
+    def _hand_over(self, rows: Sequence[Row], now: float) -> list[Handout]:
+        """The caught-up path: nothing waits, so rows in memory go straight to consumers, in equal shares."""
+        handouts: list[Handout] = []
+        eager = self._eager()
+        self._turn += 1
+        at = 0
+        for i in range(len(eager)):
+            member = eager[(i + self._turn) % len(eager)]
+            share = -(-(len(rows) - at) // (len(eager) - i))
+            part = rows[at : at + min(share, member.credit)]
+            size = sum([len(row[4]) for row in part])
+            if size > member.room:
+                part, size = fitting(part, member.room, not member.leased)
+            if part:
+                handouts.append(self._lease(member, [row[0] for row in part], now, part, size))
+                at += len(part)
+        if at < len(rows):
+            self._ingest([row[0] for row in rows[at:]])
+        return handouts
+
+    def pick(self, now: float, limit: int = 1_000) -> list[Handout]:
+        """Lease what is ready to whom has credit, at most `limit` messages each; the caller finds the rows and may
+        `unpick` those that do not fit the bytes granted."""
+        handouts: list[Handout] = []
+        if self.paused or not len(self._ready):
+            return handouts
+        eager = self._eager()
+        self._turn += 1
+        for i in range(len(eager)):
+            member = eager[(i + self._turn) % len(eager)]
+            share = -(-len(self._ready) // (len(eager) - i))
+            admit = self._admit if self.spec.ordered else None
+            offsets = self._ready.take(min(share, member.credit, limit), admit)
+            if offsets:
+                handouts.append(self._lease(member, offsets, now, None, 0))
+        return handouts
+
+    def _admit(self, offset: int) -> bool:
+        key = self._keys[offset]
+        if not key:
+            return True
+        if key in self._busy:
+            self._busy[key].add(offset)
+            return False
+        self._heads[key], self._busy[key] = offset, BitMap64()
+        return True
+
+    def _make_busy(self, offset: int) -> None:
+        if self.spec.ordered and (key := self._keys[offset]) and key not in self._heads:
+            self._heads[key], self._busy[key] = offset, BitMap64()
+
+    def _unblock(self, offset: int) -> None:
+        """If this is the message in hand of its key, it is out of the way: those behind it are ready again."""
+        key = self._keys[offset]
+        if self._heads.get(key) != offset:
+            return
+        del self._heads[key]
+        for waiting in self._busy.pop(key):
+            self._ready.of(waiting).add(waiting, self._keys[waiting] % BUCKETS)
+
+    def _lease(self, member: Member, offsets: list[int], now: float, rows: Sequence[Row] | None, size: int) -> Handout:
+        self._lease_number += 1
+        lease = Lease(self._lease_number, now + self.spec.lease / 1000)
+        member.leased.update(dict.fromkeys(offsets, lease))
+        member.credit -= len(offsets)
+        member.room -= size
+        if self._earliest is None or lease.deadline < self._earliest:
+            self._earliest = lease.deadline
+        return Handout(member, offsets, lease.number, rows)
+
+    def charge(self, member: Member, size: int) -> None:
+        """The rows of a pick were found and weigh so many bytes."""
+        member.room -= size
+
+    def unpick(self, member: Member, offsets: Sequence[int]) -> None:
+        """These of a pick were not delivered after all; they are ready as before and the credit is whole."""
+        for offset in offsets:
+            if member.leased.pop(offset, None) is not None:
+                member.credit += 1
+                self._back(offset)
+
+    def gone(self, member: Member, offsets: Sequence[int]) -> None:
+        """These of a pick are no longer in the log: nothing is left to deliver."""
+        mine = [o for o in offsets if member.leased.pop(o, None) is not None]
+        member.credit += len(mine)
+        self._settled(mine)
+
+    def attempts(self, offsets: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """(attempts, deliveries) of those that were delivered before."""
+        records = self.records
+        if not records:
+            return {}
+        return {o: (r.attempts, r.deliveries) for o in offsets if (r := records.get(o)) is not None}
+
+    # Events: messages are settled
+
+    def ack(self, member: Member, offsets: Sequence[int]) -> Sequence[int]:
+        """Done. Returns those that were not this member's to settle any more."""
+        pop = member.leased.pop
+        mine = [o for o in offsets if pop(o, None) is not None]
+        lost: Sequence[int] = ()
+        if len(mine) != len(offsets):
+            lost = self._ack_late(set(offsets).difference(mine))
+        self._done(member, mine)
+        return lost
+
+    def _done(self, member: Member, mine: Sequence[int]) -> None:
+        if member.started:
+            member.started.difference_update(mine)
+        self.counters.acked += len(mine)
+        self._settled(mine)
+
+    def _ack_late(self, offsets: Iterable[int]) -> list[int]:
+        """A lease that ran out without the message being leased anew: the ack still counts."""
+        lost: list[int] = []
+        for offset in offsets:
+            if offset not in self.outstanding or self._holder(offset) is not None or offset in self._dying:
+                lost.append(offset)
+                continue
+            self._take_out(offset)
+            self.counters.acked += 1
+            self._settled([offset])
+        return lost
+
+    def settle(
+        self,
+        member: Member | None,
+        outcome: Outcome,
+        offsets: Sequence[int],
+        *,
+        wall: int,
+        chance: float,
+        delay: int | None = None,
+        error: str | None = None,
+        lease: int | None = None,
+    ) -> Sequence[int]:
+        """Apply an outcome; returns the offsets that were not the settler's any more. `wall` is unix ms, `chance` a
+        random number in [0, 1). Without a member, whoever holds lease number `lease` (or nobody) is settled."""
+        if outcome is Outcome.ACK and member is not None:
+            return self.ack(member, offsets)
+        lost: list[int] = []
+        for offset in offsets:
+            if not self._surrender(member, offset, lease):
+                lost.append(offset)
+            elif outcome is Outcome.ACK:
+                self.counters.acked += 1
+                self._settled([offset])
+            elif outcome is Outcome.RELEASE:
+                self._back(offset)
+            elif outcome is Outcome.REJECT:
+                self._remember(offset, "rejected", error, wall)
+                self._kill(offset, "rejected")
+            else:
+                self._fail(offset, "retry", error, wall, chance, delay)
+        return lost
+
+    def holds(self, offset: int, lease: int | None) -> bool:
+        """Could a settle that quotes this lease be applied?"""
+        if offset not in self.outstanding or offset in self._dying:
+            return False
+        holder = self._holder(offset)
+        return holder is None or lease is None or holder.leased[offset].number == lease
+
+    def _surrender(self, member: Member | None, offset: int, lease: int | None) -> bool:
+        """Take the message out of the hands of the settler; False when it is somebody else's or settled."""
+        if offset not in self.outstanding or offset in self._dying:
+            return False
+        holder = self._holder(offset)
+        if holder is None:
+            if member is not None and offset not in self.records:
+                return False  # released or taken back: only a lease that ran out leaves a record
+            self._take_out(offset)
+            return True
+        if member is not None and holder is not member:
+            return False
+        if member is None and lease is not None and holder.leased[offset].number != lease:
+            return False
+        del holder.leased[offset]
+        holder.started.discard(offset)
+        return True
+
+    def _holder(self, offset: int) -> Member | None:
+        for member in self.members:
+            if offset in member.leased:
+                return member
+        return None
+
+    def _take_out(self, offset: int) -> None:
+        """Out of ready, delayed or blocked: the caller settles or delays it anew."""
+        key = self._keys[offset] if self._keyed else 0
+        self._ready.of(offset).discard(offset, key % BUCKETS)
+        record = self.records.get(offset)
+        if record is not None and record.due:
+            record.due = 0
+        elif key and key in self._busy:
+            self._busy[key].discard(offset)
+
+    def _settled(self, offsets: Sequence[int]) -> None:
+        if not offsets:
+            return
+        gone = BitMap64(offsets)
+        self.outstanding -= gone
+        self._dirty_pages |= pages_of(offsets)
+        if self._sizes is not None:
+            self.size -= self._sizes.sum(offsets)
+        if self.records:
+            for offset in offsets:
+                if self.records.pop(offset, None) is not None:
+                    self._dirty_records.add(offset)
+        if self._ready._members:
+            self._ready.forget(gone)
+        if self._busy:
+            for offset in offsets:
+                self._unblock(offset)
+
+    def _back(self, offset: int) -> None:
+        """Ready again, at its old place; first of its key."""
+        if self.spec.ordered:
+            self._unblock(offset)
+        self._ready.of(offset).add(offset, self._keys[offset] % BUCKETS if self._keyed else 0)
+
+    def _record(self, offset: int) -> Record:
+        self._dirty_records.add(offset)
+        return self.records.setdefault(offset, Record())
+
+    def _remember(self, offset: int, outcome: str, error: str | None, wall: int) -> Record:
+        record = self._record(offset)
+        entry: dict[str, Any] = {"at": wall, "outcome": outcome}
+        if error:
+            entry["error"] = error[:1_000]
+        record.history = [*record.history[-MAX_HISTORY + 1 :], entry]
+        return record
+
+    def _fail(
+        self, offset: int, outcome: str, error: str | None, wall: int, chance: float, delay: int | None = None
+    ) -> None:
+        """A real failure: ask the retry policy."""
+        record = self._remember(offset, outcome, error, wall)
+        record.attempts += 1
+        decided = self.spec.retry.delay(record.attempts, chance)
+        if decided is None:
+            self._kill(offset, "too many attempts")
+            return
+        self.counters.retried += 1
+        wait = decided if delay is None else delay
+        if wait:
+            record.due = wall + wait
+            heappush(self._delayed, (record.due, offset))
+            self._make_busy(offset)
+        else:
+            self._back(offset)
+
+    def _kill(self, offset: int, reason: str) -> None:
+        history = self.records[offset].history if offset in self.records else []
+        self._dying.add(offset)
+        self._make_busy(offset)
+        self._dead.append(Dead(offset, reason, history))
+
+    # Events: consumers change
+
+    def grant(self, member: Member, messages: int, size: int) -> None:
+        """More credit."""
+        member.credit += messages
+        member.room += size
+
+    def extend(self, member: Member, offsets: Sequence[int], duration: int, now: float) -> list[int]:
+        """Prolong leases to `duration` ms from now; returns those that are no longer this member's."""
+        lost: list[int] = []
+        for offset in offsets:
+            lease = member.leased.get(offset)
+            if lease is None:
+                lost.append(offset)
+                continue
+            member.leased[offset] = Lease(lease.number, now + duration / 1000)
+        if self._earliest is not None and duration:
+            self._earliest = min(self._earliest, now + duration / 1000)
+        return lost
+
+    def started(self, member: Member, offsets: Iterable[int]) -> None:
+        """Work on these has begun."""
+        member.started.update(o for o in offsets if o in member.leased)
+
+    def leave(self, member: Member, *, lost: bool, wall: int) -> None:
+        """A consumer goes; `lost` when its connection broke, which counts against what it had started."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        leased, member.leased = member.leased, {}
+        for offset in leased:
+            if lost and offset in member.started:
+                record = self._remember(offset, "worker lost", None, wall)
+                record.deliveries += 1
+                if record.deliveries >= self.spec.max_deliveries:
+                    self._kill(offset, "worker lost too often")
+                    continue
+            self._back(offset)
+
+    def purge(self) -> int:
+        """Settle all that is ready, delayed or blocked; returns how many."""
+        held = BitMap64(self._dying)
+        for member in self.members:
+            held.update(member.leased)
+        offsets = list(self.outstanding - held)
+        for offset in offsets:
+            self._take_out(offset)
+        self._settled(offsets)
+        return len(offsets)
+
+    # Time
+
+    def deadline(self, now: float, wall: int) -> float | None:
+        """When `tick` has something to do (monotonic seconds), or None."""
+        times = [] if self._earliest is None else [self._earliest]
+        if self._delayed:
+            times.append(now + (self._delayed[0][0] - wall) / 1000)
+        if self._expiring:
+            times.append(now + min(self._expiring) - wall / 1000)
+        return min(times, default=None)
+
+    def tick(self, now: float, wall: int, chance: float) -> None:
+        """End leases that ran out, make due retries ready, settle what expired."""
+        if self._earliest is not None and self._earliest <= now:
+            self._end_leases(now, wall, chance)
+        while self._delayed and self._delayed[0][0] <= wall:
+            due, offset = heappop(self._delayed)
+            record = self.records.get(offset)
+            if record is not None and record.due == due:
+                record.due = 0
+                self._dirty_records.add(offset)
+                self._back(offset)
+        for second in [s for s in self._expiring if s * 1000 <= wall]:
+            self._expire(self._expiring.pop(second))
+
+    def _end_leases(self, now: float, wall: int, chance: float) -> None:
+        self._earliest = None
+        for member in self.members:
+            ended = [o for o, lease in member.leased.items() if lease.deadline <= now]
+            for offset in ended:
+                del member.leased[offset]
+                member.started.discard(offset)
+                self._fail(offset, "lease ran out", None, wall, chance)
+            if member.leased:
+                soonest = min(lease.deadline for lease in member.leased.values())
+                self._earliest = soonest if self._earliest is None else min(self._earliest, soonest)
+
+    def _expire(self, offsets: BitMap64) -> None:
+        """Settle those that nobody holds; what is in a worker's hands it may finish."""
+        waiting = [o for o in offsets & self.outstanding if self._holder(o) is None and o not in self._dying]
+        for offset in waiting:
+            self._take_out(offset)
+        self._settled(waiting)
+        self.counters.expired += len(waiting)
+
+    def expired(self, member: Member, offsets: Sequence[int]) -> None:
+        """The caller found, with the rows in hand, that these have expired: settle them instead of delivering."""
+        mine = [o for o in offsets if member.leased.pop(o, None) is not None]
+        member.credit += len(mine)
+        self._settled(mine)
+        self.counters.expired += len(mine)
+
+    # For the commit
+
+    @property
+    def changed(self) -> bool:
+        """Is there something that a commit should persist?"""
+        return bool(self._dirty_pages or self._dirty_records or self._dead)
+
+    def take_changes(self) -> Changes:
+        """Hand over what changed since the last call; the caller persists it in one transaction, dead letters'
+        copies included, whose originals count as settled from now on."""
+        dead, self._dead = self._dead, []
+        if dead:
+            self.counters.dead += len(dead)
+            self._dying.difference_update(d.offset for d in dead)
+            self._settled([d.offset for d in dead])
+        floor = self.floor
+        changes = Changes(dead=dead, floor=floor)
+        for page in self._dirty_pages:
+            if page >= page_of(floor + 1):
+                changes.pages[page] = self._settled_in(page, floor)
+        changes.records = {offset: self.records.get(offset) for offset in self._dirty_records}
+        self._dirty_pages.clear()
+        self._dirty_records.clear()
+        self._keys.forget_below(floor)
+        return changes
+
+    def _settled_in(self, page: int, floor: int) -> BitMap64:
+        """What of a page is settled above the floor. Offsets that do not match are in it too, which does no harm."""
+        first, last = max(page * PAGE_SIZE, floor + 1), min((page + 1) * PAGE_SIZE, self.scanned + 1)
+        settled = BitMap64()
+        if first < last and self.outstanding.range_cardinality(first, last) < last - first:
+            settled.add_range(first, last)
+            settled -= self.outstanding
+        return settled
+
+
+def fitting(rows: Sequence[Row], room: int, alone: bool) -> tuple[Sequence[Row], int]:
+    """The rows from the front whose bodies fit into `room` bytes, and their size; when none does and the consumer
+    holds nothing (`alone`), the first all the same."""
+    size = 0
+    for count, row in enumerate(rows):
+        if size + len(row[4]) > room and not (alone and count == 0):
+            return rows[:count], size
+        size += len(row[4])
+    return rows, size

@@ -1,0 +1,84 @@
+"""The stream machine: where one reader stands, and whether it is fed from the commits or must catch up.
+
+A reader is LIVE when it has been handed everything that is committed; then each commit's rows go to it as they are.
+When its credit does not cover them it falls BEHIND: from then on it is fed by reading the log, in its own time and
+without harm to others, until a read reaches the end of the log and it is LIVE again. The switch happens in one step
+of the loop, so no message falls between. Floor 0.
+"""
+
+from collections.abc import Sequence
+
+from broker.core.message import Row
+from broker.core.queue import fitting
+from broker.core.subscription import Consumer, Delivery
+
+
+class Reader:
+    """One live reader of the log. `position`: everything that matches up to this offset has been handed over."""
+
+    __slots__ = ("consumer", "credit", "filters", "live", "position", "reading", "room")
+
+    def __init__(self, consumer: Consumer, filters: Sequence[str], position: int) -> None:
+        self.consumer = consumer
+        self.filters = list(filters)
+        self.position = position
+        self.credit = 0
+        self.room = 0
+        self.live = False
+        self.reading = False  # a read of the log is under way for it
+
+    @property
+    def hungry(self) -> bool:
+        """Should the log be read for it?"""
+        return not self.live and not self.reading and self.credit > 0 and self.room > 0
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Rows of the commit that match. A reader that is behind finds them in the log later."""
+        if not self.live:
+            return
+        self.position = rows[0][0] - 1
+        handed = self._hand(rows)
+        if handed < len(rows):
+            self.live = False
+
+    def read(self, rows: Sequence[Row], scanned: int, end: int) -> None:
+        """What a read of the log found: matching rows up to `scanned`; the log ends at `end` now."""
+        handed = self._hand(rows)
+        if handed == len(rows):
+            self.position = max(self.position, scanned)
+            self.live = self.position >= end
+
+    def _hand(self, rows: Sequence[Row]) -> int:
+        if not rows:
+            return 0
+        part: Sequence[Row] = rows if len(rows) <= self.credit else rows[: self.credit]
+        size = sum([len(row[4]) for row in part])
+        if size > self.room:
+            part, size = fitting(part, self.room, self.room > 0)
+        if part:
+            self.credit -= len(part)
+            self.room -= size
+            self.position = part[-1][0]
+            self.consumer.deliver(Delivery(part))
+        return len(part)
+
+
+class Tap:
+    """A reader that keeps nothing: what exceeds its credit passes by, counted."""
+
+    __slots__ = ("consumer", "credit", "room", "skipped")
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.credit = 0
+        self.room = 0
+        self.skipped = 0
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Rows that pass."""
+        part, size = fitting(rows[: self.credit], self.room, False)
+        self.skipped += len(rows) - len(part)
+        if part:
+            self.credit -= len(part)
+            self.room -= size
+            self.consumer.deliver(Delivery(part))

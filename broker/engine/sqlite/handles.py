@@ -1,0 +1,200 @@
+"""Steps 3 to 5 for queues: the machine of `core.queue` tied to the log it reads from and the consumers it feeds.
+
+A handle resolves offsets to rows (from the tail in memory, else by one read for up to 2,000 of them), delivers, and
+tells the writer that there is progress to persist. Floor 2.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from broker.core.errors import BrokerError, Code
+from broker.core.message import EXPIRES, Row, unpack_meta
+from broker.core.queue import Handout, Member, Queue, fitting
+from broker.core.subscription import Consumer, Delivery, Outcome, Spec
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+logger = logging.getLogger(__name__)
+MAX_PICK = 2_000
+
+
+class QueueHandle:
+    """One queue subscription of the running engine."""
+
+    def __init__(self, engine: "SqliteEngine", number: int, queue: Queue) -> None:
+        self.engine = engine
+        self.number = number
+        self.queue = queue
+        self.loading = False
+        self.persisted_pages: set[int] = set()
+        self.persisted_floor = queue.scanned
+
+    @property
+    def spec(self) -> Spec:
+        """The settings."""
+        return self.queue.spec
+
+    # Sink
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Rows of a commit that match."""
+        engine = self.engine
+        handouts = self.queue.publish(rows, engine.monotonic())
+        if handouts:
+            self._hand(handouts)
+        if self.queue.changed:  # a cap dropped the oldest
+            engine.changed(self)
+        engine.timed(self)
+
+    def pump(self) -> None:
+        """Hand out what is ready to whom has credit."""
+        if self.loading or not self.queue.ready or self.engine.failed:
+            return
+        handouts = self.queue.pick(self.engine.monotonic(), MAX_PICK)
+        if handouts:
+            self._hand(handouts)
+
+    def _hand(self, handouts: list[Handout]) -> None:
+        missing: list[Handout] = []
+        for handout in handouts:
+            if handout.rows is not None:
+                self._deliver(handout.member, handout.rows, handout.lease, handout.offsets)
+                continue
+            rows = self.engine.log.tail.find(sorted(handout.offsets))
+            if rows is None:
+                missing.append(handout)
+            else:
+                self._found(handout, rows)
+        if not missing:
+            return
+        if self.loading:  # one read at a time, so that order holds; these are picked again after it
+            for handout in missing:
+                self.queue.unpick(handout.member, handout.offsets)
+            return
+        self.loading = True
+        self.engine.spawn(self._load(missing))
+
+    async def _load(self, handouts: list[Handout]) -> None:
+        try:
+            for handout in handouts:
+                rows = await self.engine.fetch(sorted(handout.offsets))
+                self._found(handout, rows)
+        finally:
+            self.loading = False
+        self.pump()
+
+    def _found(self, handout: Handout, rows: list[Row]) -> None:
+        """The rows of a pick: drop what is gone or expired, keep to the bytes granted, deliver."""
+        member, queue = handout.member, self.queue
+        if len(rows) < len(handout.offsets):
+            there = {row[0] for row in rows}
+            queue.gone(member, [o for o in handout.offsets if o not in there])
+            self.engine.changed(self)
+        if handout.offsets != sorted(handout.offsets):
+            place = {offset: i for i, offset in enumerate(handout.offsets)}
+            rows.sort(key=lambda row: place[row[0]])
+        if member not in queue.members:
+            return
+        live = self._unexpired(member, rows)
+        part, size = fitting(live, member.room, len(member.leased) <= len(live))
+        if len(part) < len(live):
+            queue.unpick(member, [row[0] for row in live[len(part) :]])
+        queue.charge(member, size)
+        if part:
+            self._deliver(member, part, handout.lease, [row[0] for row in part])
+
+    def _unexpired(self, member: Member, rows: list[Row]) -> list[Row]:
+        if not any(row[3] is not None and row[3][0] & EXPIRES for row in rows):
+            return rows
+        wall = self.engine.wall_ms()
+        ended = {row[0] for row in rows if unpack_meta(row[3]).get("expires_at", wall + 1) <= wall}
+        if ended:
+            self.queue.expired(member, sorted(ended))
+            self.engine.changed(self)
+        return [row for row in rows if row[0] not in ended]
+
+    def _deliver(self, member: Member, rows: Sequence[Row], lease: int, offsets: list[int]) -> None:
+        try:
+            member.consumer.deliver(Delivery(rows, lease, self.queue.attempts(offsets)))
+        except Exception:
+            logger.exception("a consumer failed to take a delivery", extra={"subscription": self.spec.name})
+            self.drop(member, BrokerError(Code.INTERNAL, "the consumer failed"))
+
+    def drop(self, member: Member, error: BrokerError) -> None:
+        """Let a consumer go and tell it why."""
+        self.leave(member, lost=True)
+        member.consumer.detached(error)
+
+    def leave(self, member: Member, *, lost: bool) -> None:
+        """A consumer goes; what it held is handed to others."""
+        self.queue.leave(member, lost=lost, wall=self.engine.wall_ms())
+        self.engine.changed(self)
+        self.pump()
+
+    def tick(self, now: float, wall: int, chance: float) -> None:
+        """Time has passed."""
+        deadline = self.queue.deadline(now, wall)
+        if deadline is None or deadline > now:
+            return
+        self.queue.tick(now, wall, chance)
+        if self.queue.changed:
+            self.engine.changed(self)
+        self.pump()
+
+
+class QueueAttachment:
+    """A consumer's end of its tie to a queue."""
+
+    recovered = True
+
+    def __init__(self, handle: QueueHandle, consumer: Consumer) -> None:
+        self._handle = handle
+        self._member = handle.queue.join(consumer)
+        self.position = handle.queue.floor
+
+    def grant(self, messages: int, size: int) -> None:
+        """Add credit."""
+        self._handle.queue.grant(self._member, messages, size)
+        self._handle.pump()
+
+    def settle(
+        self, outcome: Outcome, offsets: Sequence[int], delay: int | None = None, error: str | None = None
+    ) -> Sequence[int]:
+        """Settle; the next commit carries it."""
+        handle = self._handle
+        queue, engine = handle.queue, handle.engine
+        if outcome is Outcome.ACK:
+            lost = queue.ack(self._member, offsets)
+        else:
+            lost = queue.settle(
+                self._member,
+                outcome,
+                offsets,
+                wall=engine.wall_ms(),
+                chance=engine.chance(),
+                delay=delay,
+                error=error,
+            )
+        engine.changed(handle)
+        if queue.ready:
+            handle.pump()
+        return lost
+
+    def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
+        """Prolong leases."""
+        return self._handle.queue.extend(self._member, offsets, duration, self._handle.engine.monotonic())
+
+    def started(self, offsets: Sequence[int]) -> None:
+        """The worker began on these."""
+        self._handle.queue.started(self._member, offsets)
+
+    def held(self, offset: int) -> int | None:
+        """The number of the lease, 0 for none."""
+        lease = self._member.leased.get(offset)
+        return lease.number if lease is not None else 0
+
+    def detach(self, *, lost: bool = False) -> None:
+        """Go away."""
+        self._handle.leave(self._member, lost=lost)

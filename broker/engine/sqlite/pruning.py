@@ -1,0 +1,142 @@
+"""Retention at work: in small pieces between commits, what a policy calls surplus and no queue still needs is removed.
+
+What is surplus `core.retention` decides; here it is looked for and deleted. Floor 2.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyroaring import BitMap, BitMap64
+
+from broker.core.message import KEYED, unpack_meta
+from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.core.retention import Policy, surplus
+from broker.engine.sqlite.replay import lifted
+from broker.engine.sqlite.writer import InternalUnit
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+PIECE = 1_000
+BUDGET = 5_000
+MAX_PAGES = 64
+
+
+class Pruning:
+    """See the module."""
+
+    def __init__(self, engine: "SqliteEngine") -> None:
+        self._engine = engine
+        self._policies: dict[int, Policy] = {}
+        self._compacted: dict[int, int] = {}  # topic -> messages when `latest` was last applied
+
+    def _policy(self, number: int) -> Policy:
+        found = self._policies.get(number)
+        if found is None:
+            name = self._engine.log.numbers.names[number]
+            found = self._policies[number] = self._engine.policies.of(name)
+        return found
+
+    async def step(self) -> bool:
+        """Remove up to BUDGET messages; True when there is more to do at once."""
+        removed = 0
+        for number in await self._candidates():
+            chosen = await self._surplus(number)
+            while chosen and removed < BUDGET:
+                piece = chosen[:PIECE]
+                chosen -= piece
+                await self._engine.remove(list(piece), self._engine.log.numbers.names[number], InternalUnit())
+                removed += len(piece)
+            if removed >= BUDGET:
+                return True
+        return False
+
+    async def _candidates(self) -> list[int]:
+        """Topics that may hold surplus."""
+        log = self._engine.log
+        found = {number for number, total in log.totals.items() if self._over(number, total.messages, total.bytes)}
+        now = self._engine.wall_ms()
+        ages = {p.retention.age for p in map(self._policy, log.totals) if p.retention.age is not None}
+        youngest = now - min(ages, default=now)
+        for page in log.all_pages()[:MAX_PAGES]:
+            first_at = log.open[page].first_at if page in log.open else log.pages[page].first_at
+            if first_at >= youngest:
+                break
+            for number in await self._engine.replay.directory(page) or ():
+                age = self._policy(number).retention.age
+                if age is not None and first_at < now - age:
+                    found.add(number)
+        return sorted(found)
+
+    def _over(self, number: int, messages: int, size: int) -> bool:
+        keep = self._policy(number).retention
+        if not messages:
+            return False
+        return bool(
+            (keep.bytes is not None and size > keep.bytes)
+            or (keep.count is not None and messages > keep.count)
+            or (keep.latest and self._compacted.get(number) != messages)
+        )
+
+    async def _surplus(self, number: int) -> BitMap64:
+        engine = self._engine
+        keep = self._policy(number).retention
+        pages: list[tuple[BitMap64, int]] = []
+        for page in engine.log.all_pages():
+            directory = await engine.replay.directory(page)
+            if directory is not None and number in list(directory):
+                pages.append((lifted(directory[number], page), directory.size(number)))
+        offsets = BitMap64.union(*(bitmap for bitmap, _ in pages)) if pages else BitMap64()
+        before = await self._first_young(offsets, engine.wall_ms() - keep.age) if keep.age is not None else 0
+        superseded = await self._superseded(offsets) if keep.latest else BitMap64()
+        self._compacted[number] = len(offsets)
+        chosen = surplus(
+            keep, offsets, before=before, pages=pages, pinned=self._pinned(offsets), superseded=superseded
+        )
+        self._compacted[number] -= len(chosen)
+        return chosen
+
+    def _pinned(self, offsets: BitMap64) -> BitMap64:
+        pinned = BitMap64()
+        for queue in self._engine.queues():
+            if queue.outstanding and offsets:
+                pinned |= queue.outstanding & offsets
+        return pinned
+
+    async def _first_young(self, offsets: BitMap64, at: int) -> int:
+        """The first offset that was published at or after `at`."""
+        log = self._engine.log
+        for page in log.all_pages():
+            last_at = log.open[page].last_at if page in log.open else log.pages[page].last_at
+            if last_at < at:
+                continue
+            first = page << PAGE_BITS
+            if not offsets.range_cardinality(first, first + PAGE_SIZE):
+                return first
+            headers = await self._engine.replay.page_headers(first, first + PAGE_SIZE - 1)
+            return next((offset for offset, _, published, _, _ in headers if published >= at), first + PAGE_SIZE)
+        return log.next_offset
+
+    async def _superseded(self, offsets: BitMap64) -> BitMap64:
+        """Those that have a newer message of the same key (or, like them, without a key)."""
+        newest: dict[str, int] = {}
+        older = BitMap64()
+        for page in self._engine.log.all_pages():
+            first = page << PAGE_BITS
+            if not offsets.range_cardinality(first, first + PAGE_SIZE):
+                continue
+            for offset, _, _, meta, _ in await self._engine.replay.page_headers(first, first + PAGE_SIZE - 1):
+                if offset not in offsets:
+                    continue
+                key = unpack_meta(meta)["key"] if meta is not None and meta[0] & KEYED else ""
+                if key in newest:
+                    older.add(newest[key])
+                newest[key] = offset
+        return older
+
+
+def by_page(offsets: list[int]) -> dict[int, BitMap]:
+    """Rising offsets as the low 16 bits of each page."""
+    pages: dict[int, list[int]] = {}
+    for offset in offsets:
+        pages.setdefault(offset >> PAGE_BITS, []).append(offset & (PAGE_SIZE - 1))
+    return {page: BitMap(lows) for page, lows in pages.items()}

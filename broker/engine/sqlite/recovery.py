@@ -1,0 +1,183 @@
+"""Start: from the file to a running engine. What was outstanding is ready again; an unclean stop is checked for damage.
+
+Floor 2.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+from pyroaring import BitMap, BitMap64
+
+from broker.core.errors import BrokerError, Code
+from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.core.queue import Record
+from broker.core.spec import parse_spec
+from broker.core.topic import Trie
+from broker.engine.sqlite import reading
+from broker.engine.sqlite.handles import QueueHandle
+from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
+from broker.engine.sqlite.replay import lifted
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+logger = logging.getLogger(__name__)
+PUBLISHER_DAYS = 30
+
+
+async def recover(engine: "SqliteEngine") -> None:
+    """Rebuild what lives in memory. Raises BrokerError(STORAGE_FAILED) for a damaged file."""
+    now = engine.wall_ms()
+    try:
+        state = await engine.connection.run(lambda db: _open(db, now))
+        loaded = await engine.connection.run(_load)
+    except sqlite3.DatabaseError as error:
+        raise BrokerError(
+            Code.STORAGE_FAILED, f"{engine.path}: {error}; the file is damaged: restore a backup"
+        ) from error
+    engine.log.epoch = state["epoch"]
+    engine.log.next_offset = state["next_offset"]
+    engine.log.end = state["next_offset"] - 1
+    engine.next_revision = state["next_revision"]
+    _take_topics(engine, loaded)
+    engine.publishers.update(loaded["publishers"])
+    await _open_pages(engine)
+    engine.log.tail.clear(engine.log.end)
+    await _subscriptions(engine, loaded)
+    logger.info("recovered", extra={"messages_end": engine.log.end, "subscriptions": len(engine.handles)})
+
+
+def _open(db: sqlite3.Connection, now: int) -> dict[str, Any]:
+    state = dict(db.execute("SELECT name, value FROM state").fetchall())
+    if not state:
+        state = {"epoch": os.urandom(4).hex(), "next_offset": 1, "next_revision": 1, "clean": 0}
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT INTO state VALUES (?,?)", state.items())
+        db.execute("COMMIT")
+        return state
+    if not state.get("clean"):
+        result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if result != "ok":
+            raise sqlite3.DatabaseError(f"quick_check says: {result}")
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
+    db.execute("DELETE FROM publisher WHERE at < ?", (now - PUBLISHER_DAYS * 86_400_000,))
+    db.execute("COMMIT")
+    return state
+
+
+def _load(db: sqlite3.Connection) -> dict[str, Any]:
+    def all_of(sql: str) -> list[Any]:
+        return db.execute(sql).fetchall()
+
+    return {
+        "topics": all_of("SELECT id, name, pruned_to FROM topic"),
+        "pages": all_of("SELECT page, first_at, last_at, special, directory FROM page ORDER BY page"),
+        "publishers": all_of("SELECT id, sequence FROM publisher"),
+        "subscriptions": all_of(
+            "SELECT id, name, spec, paused, floor FROM subscription JOIN progress ON subscription = id"
+        ),
+        "filters": all_of("SELECT subscription, filter, since, until FROM filter"),
+        "settled": all_of("SELECT subscription, page, offsets FROM settled"),
+        "records": all_of("SELECT subscription, offset, record FROM redelivery"),
+    }
+
+
+def _take_topics(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
+    log = engine.log
+    for number, name, pruned_to in loaded["topics"]:
+        log.numbers.restore(number, name)
+        if pruned_to:
+            log.pruned_to[number] = pruned_to
+    for page, first_at, last_at, special, packed in loaded["pages"]:
+        log.pages[page] = PageInfo(first_at, last_at, bool(special))
+        log.last_at = max(log.last_at, last_at)
+        directory = SealedDirectory(page, packed)
+        for topic in directory:
+            total = log.totals.setdefault(topic, Totals())
+            total.messages += directory.count(topic)
+            total.bytes += directory.size(topic)
+
+
+async def _open_pages(engine: "SqliteEngine") -> None:
+    """The directories of pages that were not sealed, from their rows' headers."""
+    log = engine.log
+    page = max(log.pages, default=-1) + 1
+    while page << PAGE_BITS < log.next_offset:
+        first, last = page << PAGE_BITS, (page << PAGE_BITS) + PAGE_SIZE - 1
+        headers = await engine.reader.run(lambda db, f=first, t=last: reading.read_headers(db, f, t))  # type: ignore[misc]
+        if headers:
+            rows = [(o, "", at, meta, bytes(size)) for o, _, at, meta, size in headers]
+            numbers = [number for _, number, _, _, _ in headers]
+            log.committed(rows, numbers, sum(size for *_, size in headers))
+            log.last_at = max(log.last_at, rows[-1][2])
+        page += 1
+
+
+async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
+    queues: dict[int, QueueHandle] = {}
+    for number, name, text, paused, floor in loaded["subscriptions"]:
+        spec = parse_spec(name, json.loads(text))
+        handle = engine.adopt(number, spec, floor)
+        engine.next_subscription = max(engine.next_subscription, number + 1)
+        if isinstance(handle, QueueHandle):
+            handle.queue.paused = bool(paused)
+            queues[number] = handle
+    outstanding = await _outstanding(engine, loaded, queues)
+    settled: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+    for number, page, packed in loaded["settled"]:
+        settled[number].append((page, packed))
+    records: dict[int, dict[int, Record]] = defaultdict(dict)
+    for number, offset, packed in loaded["records"]:
+        records[number][offset] = Record(*msgpack.unpackb(packed))
+    for number, handle in queues.items():
+        waiting = outstanding.get(number, BitMap64())
+        for page, packed in settled[number]:
+            handle.persisted_pages.add(page)
+            waiting -= lifted(BitMap.deserialize(packed), page)
+        handle.queue.restore(waiting)
+        if waiting:
+            await engine.restore_headers(handle.queue, waiting)
+        handle.queue.restored(records[number], engine.log.end)
+        engine.timed(handle)
+
+
+async def _outstanding(
+    engine: "SqliteEngine", loaded: dict[str, Any], queues: dict[int, QueueHandle]
+) -> dict[int, BitMap64]:
+    """Every queue's matching offsets above its floor, in one pass over the directories."""
+    trie: Trie[tuple[int, int, int]] = Trie()
+    for number, text, since, until in loaded["filters"]:
+        if number in queues:
+            floor = queues[number].queue.scanned
+            trie.add(text, (number, max(since, floor), engine.log.end if until is None else until))
+    found: dict[int, BitMap64] = defaultdict(BitMap64)
+    lowest = min((h.queue.scanned for h in queues.values()), default=engine.log.end)
+    for page in engine.log.all_pages():
+        if (page + 1) << PAGE_BITS <= lowest + 1:
+            continue
+        directory = await engine.replay.directory(page)
+        if directory is None:
+            continue
+        for topic in directory:
+            matching = list(trie.match(engine.log.numbers.names[topic]))
+            if matching:
+                offsets = lifted(directory[topic], page)
+                for number, since, until in matching:
+                    _add_between(found[number], offsets, since, until)
+    return found
+
+
+def _add_between(found: BitMap64, offsets: BitMap64, since: int, until: int) -> None:
+    if offsets.max() <= since or offsets.min() > until:
+        return
+    if offsets.min() <= since or offsets.max() > until:
+        offsets = offsets.copy()
+        offsets.remove_range(0, since + 1)
+        offsets.remove_range(until + 1, 1 << 62)
+    found |= offsets

@@ -1,0 +1,199 @@
+"""What the engine does by time: leases and retries, the schedule, the disk, checkpoints, retention, old ids. Floor 2."""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+from typing import TYPE_CHECKING
+
+from broker.core.errors import BrokerError
+from broker.core.message import NAMED
+from broker.engine.base import Scheduled
+from broker.engine.sqlite.pruning import Pruning
+from broker.engine.sqlite.writer import InternalUnit
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+logger = logging.getLogger(__name__)
+TICK = 0.05
+MAX_DUE = 1_000
+IDLE = 5.0
+
+
+class Upkeep:
+    """See the module. `tick` is called on a timer, or by tests."""
+
+    def __init__(self, engine: "SqliteEngine") -> None:
+        self._engine = engine
+        self._pruning = Pruning(engine)
+        self._task: asyncio.Task[None] | None = None
+        self.scheduled_count = 0
+        self._next_due: int | None = 0  # unix ms of the soonest scheduled message, if any; 0: look
+        self._unchecked = 0
+        self._checkpointing: asyncio.Task[None] | None = None
+        self._last_commit = engine.monotonic()
+        self._next_disk = 0.0
+        self._next_prune = engine.monotonic() + 1
+        self._next_ids = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._ballast()
+        if self._engine.ticking:
+            self._task = asyncio.create_task(self._run(), name="upkeep")
+
+    def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                await self.tick()
+            except BrokerError as error:
+                logger.warning("upkeep was refused: %s", error)
+            except Exception:
+                logger.exception("upkeep failed; it goes on")
+
+    async def tick(self) -> None:
+        """Do what is due."""
+        engine = self._engine
+        if engine.failed or engine.stopping:
+            return
+        now, wall = engine.monotonic(), engine.wall_ms()
+        chance = engine.chance()
+        for handle in engine.timed_queues():
+            handle.tick(now, wall, chance)
+        if self._next_due is not None and self._next_due <= wall:
+            await self._move_due(wall)
+        if now >= self._next_disk:
+            self._next_disk = now + 1
+            self._check_disk()
+        if self._unchecked and now - self._last_commit > IDLE:
+            await self._checkpoint("TRUNCATE")
+        if now >= self._next_prune:
+            more = await self._pruning.step()
+            self._next_prune = now + (0.1 if more else 5)
+        if now >= self._next_ids:
+            self._next_ids = now + 600
+            await self._rotate_ids()
+
+    # Checkpoints: only here, on the writer's connection
+
+    def after_commit(self, size: int) -> None:
+        """A commit of about so many bytes is in the WAL."""
+        self._last_commit = self._engine.monotonic()
+        self._unchecked += size // 3_900 + 4
+        if self._unchecked > self._engine.options.checkpoint_pages and self._checkpointing is None:
+            self._checkpointing = asyncio.create_task(self._checkpoint("PASSIVE"), name="checkpoint")
+
+    async def _checkpoint(self, mode: str) -> None:
+        self._unchecked = 0
+        try:
+            await self._engine.connection.run(lambda db: db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+        except sqlite3.Error as error:
+            logger.warning("a checkpoint failed: %s", error)
+        finally:
+            self._checkpointing = None
+
+    async def settle(self) -> None:
+        """Wait for a checkpoint under way."""
+        if self._checkpointing is not None:
+            await asyncio.wait((self._checkpointing,))
+
+    # Disk
+
+    def _ballast(self) -> None:
+        path = self._engine.folder / "ballast"
+        size = self._engine.options.ballast
+        if size and not path.exists() and shutil.disk_usage(self._engine.folder).free > 20 * size:
+            path.write_bytes(b"delete me when the disk is full\n" + bytes(size - 32))
+
+    def _check_disk(self) -> None:
+        engine = self._engine
+        free = shutil.disk_usage(engine.folder).free
+        limit = engine.options.disk_free_limit
+        if free < limit and not engine.disk_low:
+            engine.disk_low = f"{free >> 20} MiB free, the limit is {limit >> 20} MiB; free space or delete the ballast file"
+            logger.error("disk low: publishers are blocked, acks go on", extra={"free": free, "limit": limit})
+        elif free >= limit and engine.disk_low:
+            engine.disk_low = ""
+            logger.warning("disk has room again: publishers go on", extra={"free": free})
+
+    # Schedule
+
+    def planned(self, due: int) -> None:
+        """A scheduled message was committed."""
+        self.scheduled_count += 1
+        if self._next_due is None or due < self._next_due:
+            self._next_due = due
+
+    async def _move_due(self, wall: int) -> None:
+        """Messages whose time has come enter the log, each piece in one transaction."""
+        engine = self._engine
+        rows = await engine.connection.run(
+            lambda db: db.execute(
+                "SELECT id, topic, due, meta, body FROM schedule WHERE due <= ? ORDER BY due LIMIT ?", (wall, MAX_DUE)
+            ).fetchall()
+        )
+        if rows:
+            unit = InternalUnit(sender="schedule")
+            for id_, topic, _, meta, body in rows:
+                unit.publishes.append((topic, meta, body))
+                unit.unscheduled.append((id_, topic))
+                unit.size += len(body) + len(meta or b"")
+                if meta is not None and meta[0] & NAMED:
+                    unit.entered.append((id_, topic, len(unit.publishes) - 1))
+            await engine.committed_unit(unit)
+        await self._look()
+
+    async def _look(self) -> None:
+        sql = "SELECT min(due), count(*) FROM schedule"
+        found = await self._engine.connection.run(lambda db: db.execute(sql).fetchone())
+        self._next_due, self.scheduled_count = found
+
+    async def waiting(self, limit: int) -> list[Scheduled]:
+        """Soonest first."""
+        sql = "SELECT id, topic, due, meta, body FROM schedule ORDER BY due LIMIT ?"
+        rows = await self._engine.connection.run(lambda db: db.execute(sql, (limit,)).fetchall())
+        return [Scheduled(id_, due, (topic, meta, body)) for id_, topic, due, meta, body in rows]
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """True when it waited."""
+        sql = "SELECT id, topic FROM schedule WHERE id = ?"
+        rows = await self._engine.connection.run(lambda db: db.execute(sql, (schedule_id,)).fetchall())
+        if not rows:
+            return False
+        await self._engine.committed_unit(InternalUnit(unscheduled=rows))
+        await self._look()
+        return True
+
+    # Ids
+
+    async def _rotate_ids(self) -> None:
+        """When the young ids are old or many, they become the old ones and those are dropped whole."""
+        engine = self._engine
+        limit, age = engine.options.dedup_max, engine.options.dedup_days * 86_400_000
+        wall = engine.wall_ms()
+
+        def work(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT value FROM state WHERE name = 'ids_since'").fetchone()
+            if row is None:
+                db.execute("INSERT INTO state VALUES ('ids_since', ?)", (wall,))
+                return
+            if wall - row[0] < age and db.execute("SELECT count(*) FROM dedup_young").fetchone()[0] < limit:
+                return
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("DROP TABLE dedup_old")
+            db.execute("ALTER TABLE dedup_young RENAME TO dedup_old")
+            db.execute(
+                "CREATE TABLE dedup_young (id TEXT NOT NULL, topic INTEGER NOT NULL, offset INTEGER NOT NULL, "
+                "PRIMARY KEY (id, topic)) STRICT, WITHOUT ROWID"
+            )
+            db.execute("UPDATE state SET value = ? WHERE name = 'ids_since'", (wall,))
+            db.execute("COMMIT")
+
+        await engine.connection.run(work)

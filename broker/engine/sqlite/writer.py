@@ -1,0 +1,365 @@
+"""Group commit, without a timer: all units that wait become one transaction; what arrives meanwhile forms the next.
+
+This is step 2 of the journey on the loop's side: form a batch, let the thread write it, answer everybody, dispatch.
+Fairness: a transaction takes at most `max_transaction` bytes (or one larger unit), senders in turn. Floor 2.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import msgpack
+from pyroaring import BitMap
+
+from broker.core.errors import BrokerError, Code
+from broker.core.message import NAMED, Draft, Row
+from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.core.queue import Changes
+from broker.engine.base import Receipt, Unit
+from broker.engine.sqlite.handles import QueueHandle
+from broker.engine.sqlite.log import Directory
+from broker.engine.sqlite.streams import StreamHandle
+from broker.engine.sqlite.transaction import Batch, DeadLetter, Outcome, write
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+logger = logging.getLogger(__name__)
+_topic_of, _meta_of = itemgetter(0), itemgetter(1)
+Handle = QueueHandle | StreamHandle
+
+
+class Writer:
+    """See the module."""
+
+    def __init__(self, engine: "SqliteEngine") -> None:
+        self._engine = engine
+        self._pending: list[Unit] = []
+        self.pending_bytes = 0
+        self._wake = asyncio.Event()
+        self._flush: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self.changed: set[Handle] = set()
+        self.commits = 0
+        self.messages = 0
+        self.last_seconds = 0.0
+        self.last_size = 0
+        self.on_commit: Callable[[float, int], None] | None = None
+
+    @property
+    def pending_units(self) -> int:
+        """How many wait for the next commit."""
+        return len(self._pending)
+
+    def submit(self, unit: Unit) -> None:
+        """Queue a unit."""
+        self._pending.append(unit)
+        self.pending_bytes += unit.size
+        self._wake.set()
+
+    def mark(self, handle: Handle) -> None:
+        """There is progress to persist: it rides the next commit, or starts one soon."""
+        self.changed.add(handle)
+        if self._flush is None and not self._pending:
+            loop = asyncio.get_running_loop()
+            self._flush = loop.call_later(self._engine.options.settle_delay, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush = None
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Commit what waits, then end `run`."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """The commit loop; it ends by `stop`, or by a failed write, after which nothing is confirmed any more."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending or self.changed:
+                units = self._take()
+                try:
+                    await self._commit(units)
+                except Exception as error:
+                    logger.critical("a commit failed; nothing more is confirmed", exc_info=error)
+                    self._fail(units, error)
+                    return
+                self._engine.upkeep.after_commit(self.last_size)
+            if self._stopping:
+                return
+
+    def _take(self) -> list[Unit]:
+        limit = self._engine.options.max_transaction
+        if self.pending_bytes <= limit:
+            units, self._pending, self.pending_bytes = self._pending, [], 0
+            return units
+        senders: dict[Hashable, deque[Unit]] = {}
+        for unit in self._pending:
+            senders.setdefault(unit.sender, deque()).append(unit)
+        units, size = [], 0
+        turn = deque(senders.values())
+        while turn and (not units or size + turn[0][0].size <= limit):
+            queue = turn.popleft()
+            unit = queue.popleft()
+            units.append(unit)
+            size += unit.size
+            if queue:
+                turn.append(queue)
+        taken = set(map(id, units))
+        self._pending = [unit for unit in self._pending if id(unit) not in taken]
+        self.pending_bytes -= size
+        return units
+
+    async def _commit(self, units: list[Unit]) -> None:
+        engine = self._engine
+        conditional = [unit for unit in units if unit.sets]
+        revisions = await engine.revisions(conditional) if conditional else {}
+        formed = Forming(engine, self.changed, revisions)
+        for unit in units:
+            formed.add(unit)
+        self.changed = set()  # only now: the settles of these units are part of this transaction
+        batch = formed.finish()
+        if not batch:
+            outcome = Outcome()
+        else:
+            outcome = await engine.connection.run(partial(write, batch=batch, fsync_delay=engine.options.fsync_delay))
+            self.commits += 1
+            self.messages += len(batch.rows)
+            self.last_seconds = outcome.seconds
+            self.last_size = formed.size + 60 * len(batch.rows)
+            if self.on_commit is not None:
+                self.on_commit(outcome.seconds, len(batch.rows))
+        formed.complete(outcome)
+
+    def _fail(self, units: list[Unit], error: Exception) -> None:
+        self._engine.fail(error)
+        refusal = BrokerError(Code.STORAGE_FAILED, str(error))
+        for unit in [*units, *self._pending]:
+            if unit.done is not None:
+                unit.done(Receipt(error=refusal))
+        self._pending = []
+
+
+@dataclass(slots=True, eq=False)
+class InternalUnit(Unit):
+    """A unit of the engine's own: its messages' ids are known already; it may delete and touch settings too."""
+
+    unscheduled: list[tuple[str, str]] = field(default_factory=list)
+    entered: list[tuple[str, str, int]] = field(default_factory=list)  # id, topic, index of a due message
+    deleted: list[tuple[int]] = field(default_factory=list)
+    statements: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
+
+
+class Forming:
+    """One transaction being formed, and completed once it is on disk."""
+
+    def __init__(self, engine: "SqliteEngine", changed: set[Handle], revisions: dict[str, int]) -> None:
+        self.engine = engine
+        self.changed = changed
+        self.revisions = revisions
+        self.batch = Batch(at=engine.log.clamp(engine.wall_ms()))
+        self.answers: list[tuple[Unit, Receipt, int]] = []  # unit, receipt, index of its first row
+        self.drafts: list[Draft] = []
+        self.size = 0
+        self.sets: dict[str, tuple[bytes | None, int]] = {}
+        self.rows: list[Row] = []
+        self.sealing: list[Directory] = []
+
+    def add(self, unit: Unit) -> None:
+        """Take a unit into the batch, or answer it with what forbids it."""
+        receipt = Receipt(at=self.batch.at)
+        index = len(self.drafts)
+        self.answers.append((unit, receipt, index))
+        receipt.error = self._refusal(unit)
+        if receipt.error is not None:
+            return
+        self.drafts += unit.publishes
+        self.size += unit.size
+        if unit.publisher is not None:
+            self.batch.publishers[unit.publisher[0]] = unit.publisher[1]
+        if unit.settles:
+            receipt.lost = [(s.subscription, s.offset) for s in unit.settles if not self.engine.settle(s)]
+        if unit.sets:
+            self._set(unit, receipt)
+        for scheduled in unit.schedules:
+            topic, meta, body = scheduled.draft
+            named = meta is not None and meta[0] & NAMED
+            number = self.engine.log.numbers[topic] if named else 0
+            self.batch.scheduled.append((scheduled.id, topic, scheduled.due, meta, body, number))
+        if isinstance(unit, InternalUnit):
+            self.batch.unscheduled += unit.unscheduled
+            self.batch.deleted += unit.deleted
+            self.batch.statements += unit.statements
+
+    def _refusal(self, unit: Unit) -> BrokerError | None:
+        for item in unit.sets:
+            if item.expect is not None and self.revisions.get(item.key, 0) != item.expect:
+                return BrokerError(
+                    Code.CONDITION_FAILED,
+                    f"key {item.key!r} has revision {self.revisions.get(item.key, 0)}, not {item.expect}",
+                )
+        if unit.settles and (unit.publishes or unit.sets or unit.schedules):
+            for settle in unit.settles:
+                if not self.engine.holds(settle):
+                    return BrokerError(Code.LEASE_LOST, f"offset {settle.offset} of {settle.subscription}")
+        if unit.publishes and self.engine.capped:
+            return self.engine.full(unit.publishes, self.drafts)
+        return None
+
+    def _set(self, unit: Unit, receipt: Receipt) -> None:
+        engine, revisions = self.engine, []
+        for item in unit.sets:
+            revision = engine.next_revision
+            engine.next_revision += 1
+            revisions.append(revision)
+            self.revisions[item.key] = revision if item.value is not None else 0
+            self.sets[item.key] = (item.value, revision)
+        receipt.revisions = revisions
+        self.batch.next_revision = engine.next_revision
+
+    def finish(self) -> Batch:
+        """Number the messages, gather progress: what the thread will write."""
+        log, batch = self.engine.log, self.batch
+        first = log.next_offset
+        if self.drafts:
+            self._number(first)
+        for handle in self.changed:
+            self._progress(handle)
+        if log.next_offset != first:
+            batch.next_offset = log.next_offset
+            self.sealing = log.full_pages()
+            batch.pages = [(d.page, d.first_at, d.last_at, int(d.special), d.packed()) for d in self.sealing]
+        batch.sets = [(key, value, revision) for key, (value, revision) in self.sets.items() if value is not None]
+        batch.unset = [(key,) for key, (value, _) in self.sets.items() if value is None]
+        batch.new_topics, log.numbers.fresh = log.numbers.fresh, []
+        return batch
+
+    def _number(self, first: int) -> None:
+        log, batch, drafts = self.engine.log, self.batch, self.drafts
+        at = batch.at
+        log.next_offset = first + len(drafts)
+        self.rows = [(o, t, at, m, b) for o, (t, m, b) in enumerate(drafts, first)]
+        topics = list(map(log.numbers.__getitem__, map(_topic_of, drafts)))
+        batch.rows, batch.topics = self.rows, topics
+        if 0 in topics:
+            stored = [i for i, number in enumerate(topics) if number]
+            batch.rows, batch.topics = [self.rows[i] for i in stored], [topics[i] for i in stored]
+        if any(map(_meta_of, drafts)):
+            self._entered(first)
+            internal = self._internal()
+            batch.named = [
+                i
+                for i, row in enumerate(batch.rows)
+                if row[3] is not None and row[3][0] & NAMED and row[0] - first not in internal
+            ]
+
+    def _entered(self, first: int) -> None:
+        """Due messages have their offset now: their ids shall point to it."""
+        numbers = self.engine.log.numbers
+        for unit, _, index in self.answers:
+            if isinstance(unit, InternalUnit):
+                for id_, topic, i in unit.entered:
+                    values = (first + index + i, id_, numbers[topic])
+                    for table in ("dedup_young", "dedup_old"):
+                        sql = f"UPDATE {table} SET offset = ? WHERE id = ? AND topic = ?"  # noqa: S608
+                        self.batch.statements.append((sql, values))
+
+    def _internal(self) -> set[int]:
+        """Indexes of rows whose ids were entered before: due messages of the schedule."""
+        found: set[int] = set()
+        for unit, _, index in self.answers:
+            if isinstance(unit, InternalUnit):
+                found.update(range(index, index + len(unit.publishes)))
+        return found
+
+    def _progress(self, handle: Handle) -> None:
+        if isinstance(handle, StreamHandle):
+            if handle.floor != handle.persisted_floor:
+                self._floor(handle, handle.floor)
+            return
+        changes = handle.queue.take_changes()
+        if changes.floor != handle.persisted_floor:
+            self._floor(handle, changes.floor)
+        self._pages(handle, changes)
+        for offset, record in changes.records.items():
+            if record is None:
+                self.batch.forgotten.append((handle.number, offset))
+            else:
+                packed = msgpack.packb((record.attempts, record.deliveries, record.due, record.history))
+                self.batch.records.append((handle.number, offset, packed))
+        for dead in changes.dead:
+            topic = f"$dead/{handle.spec.name}"
+            number = self.engine.log.numbers[topic]
+            source = {"subscription": handle.spec.name, "reason": dead.reason}
+            offset = self.engine.log.next_offset
+            self.engine.log.next_offset += 1
+            self.batch.dead.append(DeadLetter(dead.offset, offset, number, dead.history, source))
+
+    def _floor(self, handle: Handle, floor: int) -> None:
+        self.batch.floors.append((handle.number, floor))
+        handle.persisted_floor = floor
+
+    def _pages(self, handle: QueueHandle, changes: Changes) -> None:
+        kept = handle.persisted_pages
+        for page, offsets in changes.pages.items():
+            if offsets:
+                base = page * PAGE_SIZE
+                low = BitMap([offset - base for offset in offsets])
+                low.run_optimize()
+                self.batch.settled.append((handle.number, page, low.serialize()))
+                kept.add(page)
+            elif page in kept:
+                self.batch.unsettled_pages.append((handle.number, page))
+                kept.discard(page)
+        below = (changes.floor + 1) >> PAGE_BITS
+        if kept and min(kept) < below:
+            self.batch.settled_below.append((handle.number, below))
+            handle.persisted_pages = {page for page in kept if page >= below}
+
+    def complete(self, outcome: Outcome) -> None:
+        """It is on disk: answer everybody, then enter and dispatch the messages."""
+        log, batch, rows = self.engine.log, self.batch, self.rows
+        duplicates = outcome.duplicates
+        if duplicates and batch.rows is not rows:
+            duplicates = {batch.rows[i][0] - rows[0][0]: offset for i, offset in duplicates.items()}
+        for directory in self.sealing:
+            log.sealed(directory)
+        stored, numbers = batch.rows, batch.topics
+        if outcome.duplicates:
+            kept = [i for i in range(len(stored)) if i not in outcome.duplicates]
+            stored, numbers = [stored[i] for i in kept], [numbers[i] for i in kept]
+            rows = [row for i, row in enumerate(rows) if i not in duplicates]
+        if outcome.dead:
+            names = log.numbers.names
+            dead = [(row[0], names[number], *row[2:]) for row, number in outcome.dead]
+            stored, numbers = [*stored, *dead], [*numbers, *(number for _, number in outcome.dead)]
+            rows = [*rows, *dead]
+            self.size += sum(len(row[4]) for row in dead)
+        if stored:
+            log.committed(stored, numbers, self.size)
+        log.end = log.next_offset - 1
+        self._answer(duplicates)
+        if rows:
+            self.engine.dispatch(stored, rows)
+        for handle in self.changed:  # settles of units and dead letters may have made others ready
+            if isinstance(handle, QueueHandle):
+                handle.pump()
+
+    def _answer(self, duplicates: dict[int, int]) -> None:
+        first = self.rows[0][0] if self.rows else 0
+        for unit, receipt, index in self.answers:
+            if unit.done is None:
+                continue
+            receipt.offset = first + index
+            if duplicates and unit.publishes and receipt.error is None:
+                end = index + len(unit.publishes)
+                receipt.duplicates = {i - index: o for i, o in duplicates.items() if index <= i < end}
+            unit.done(receipt)
+

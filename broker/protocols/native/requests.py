@@ -1,0 +1,149 @@
+"""The native protocol's requests: management and reading, for those who have time. PROTOCOL.md § Requests. Floor 4."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from broker.auth.principal import Principal, Verb
+from broker.core.errors import BrokerError, Code
+from broker.core.position import Start
+from broker.core.spec import parse_spec, spec_values
+from broker.engine.base import SubscriptionInfo
+from broker.hub import Hub
+
+MAX_LIMIT = 10_000
+Arguments = dict[str, Any]
+
+
+class Requests:
+    """Answers requests of one principal."""
+
+    def __init__(self, hub: Hub, principal: Principal) -> None:
+        self._hub = hub
+        self._principal = principal
+        self._verbs: dict[str, Callable[[Arguments], Awaitable[Any]]] = {
+            "subscription.put": self._put,
+            "subscription.get": self._get,
+            "subscription.list": self._list,
+            "subscription.delete": self._delete,
+            "queue.pause": self._pause,
+            "queue.resume": self._resume,
+            "queue.peek": self._peek,
+            "queue.purge": self._purge,
+            "queue.redrive": self._redrive,
+            "read": self._read,
+            "topic.list": self._topics,
+            "schedule.list": self._schedule,
+            "schedule.cancel": self._cancel,
+            "kv.get": self._kv_get,
+            "kv.keys": self._kv_keys,
+            "status": self._status,
+        }
+
+    async def answer(self, verb: str, arguments: Any) -> Any:
+        """The result. Raises BrokerError."""
+        work = self._verbs.get(verb)
+        if work is None:
+            raise BrokerError(Code.BAD_REQUEST, f"no verb {verb!r}; there are {', '.join(self._verbs)}")
+        if not isinstance(arguments, dict):
+            raise BrokerError(Code.BAD_REQUEST, "arguments must be a map")
+        return await work(arguments)
+
+    async def _put(self, arguments: Arguments) -> Any:
+        options = {k: v for k, v in arguments.items() if k != "name"}
+        spec = parse_spec(_name(arguments), options)
+        return {"created": await self._hub.put_subscription(self._principal, spec)}
+
+    async def _get(self, arguments: Arguments) -> Any:
+        return described(self._hub.subscription(self._principal, _name(arguments)))
+
+    async def _list(self, _: Arguments) -> Any:
+        self._hub.authorize(self._principal, Verb.MANAGE, "#")
+        return [described(info) for info in self._hub.engine.subscriptions()]
+
+    async def _delete(self, arguments: Arguments) -> Any:
+        await self._hub.delete_subscription(self._principal, _name(arguments))
+        return {}
+
+    async def _pause(self, arguments: Arguments) -> Any:
+        await self._hub.engine.pause(self._queue(arguments), paused=True)
+        return {}
+
+    async def _resume(self, arguments: Arguments) -> Any:
+        await self._hub.engine.pause(self._queue(arguments), paused=False)
+        return {}
+
+    async def _peek(self, arguments: Arguments) -> Any:
+        return await self._hub.engine.peek(self._queue(arguments, Verb.CONSUME), _limit(arguments))
+
+    async def _purge(self, arguments: Arguments) -> Any:
+        return {"count": await self._hub.engine.purge(self._queue(arguments))}
+
+    async def _redrive(self, arguments: Arguments) -> Any:
+        return {"count": await self._hub.engine.redrive(self._queue(arguments), _limit(arguments))}
+
+    def _queue(self, arguments: Arguments, verb: Verb = Verb.MANAGE) -> str:
+        return self._hub.queue(self._principal, _name(arguments), verb).spec.name
+
+    async def _read(self, arguments: Arguments) -> Any:
+        start = Start.parse(arguments.get("from", "earliest"))
+        max_bytes = arguments.get("max_bytes", 1 << 20)
+        if type(max_bytes) is not int or not 0 < max_bytes <= self._hub.limits.max_frame // 2:
+            raise BrokerError(Code.BAD_OPTION, f"max_bytes must be 1 to {self._hub.limits.max_frame // 2}")
+        topics = arguments.get("topics") or ()
+        page = await self._hub.read(self._principal, topics, start, _limit(arguments), max_bytes)
+        return {
+            "rows": page.rows,
+            "position": f"{self._hub.engine.epoch}.{page.scanned}",
+            "recovered": page.recovered,
+        }
+
+    async def _topics(self, _: Arguments) -> Any:
+        self._hub.authorize(self._principal, Verb.CONSUME, "#")
+        return [asdict(topic) for topic in self._hub.engine.topics()]
+
+    async def _schedule(self, arguments: Arguments) -> Any:
+        self._hub.authorize(self._principal, Verb.MANAGE, "#")
+        waiting = await self._hub.engine.scheduled(_limit(arguments))
+        return [{"id": item.id, "due": item.due, "topic": item.draft[0]} for item in waiting]
+
+    async def _cancel(self, arguments: Arguments) -> Any:
+        return {"cancelled": await self._hub.cancel(self._principal, _text(arguments, "id"))}
+
+    async def _kv_get(self, arguments: Arguments) -> Any:
+        key = _text(arguments, "key")
+        self._hub.check_key(self._principal, key)
+        return await self._hub.engine.get(key)
+
+    async def _kv_keys(self, arguments: Arguments) -> Any:
+        prefix = arguments.get("prefix", "")
+        self._hub.check_key(self._principal, prefix or "any")
+        return await self._hub.engine.keys(prefix)
+
+    async def _status(self, _: Arguments) -> Any:
+        self._hub.authorize(self._principal, Verb.CONSUME, "$sys/status")
+        return asdict(self._hub.engine.stats())
+
+
+def described(info: SubscriptionInfo) -> dict[str, Any]:
+    """A subscription's settings and counts as plain values."""
+    counts = {name: getattr(info, name) for name in SubscriptionInfo.__dataclass_fields__ if name != "spec"}
+    return {"name": info.spec.name, **spec_values(info.spec), **counts}
+
+
+def _name(arguments: Arguments) -> str:
+    return _text(arguments, "name")
+
+
+def _text(arguments: Arguments, key: str) -> str:
+    value = arguments.get(key)
+    if type(value) is not str:
+        raise BrokerError(Code.BAD_REQUEST, f"{key} is missing or no text")
+    return value
+
+
+def _limit(arguments: Arguments) -> int:
+    limit = arguments.get("limit", 100)
+    if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
+        raise BrokerError(Code.BAD_OPTION, f"limit must be 1 to {MAX_LIMIT}")
+    return limit

@@ -1,0 +1,193 @@
+"""The asyncio shell of the native protocol: sockets, deadlines and heartbeats around `session`. Floor 4."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from broker.auth.principal import LOCAL
+from broker.core.errors import BrokerError, Code
+from broker.hub import Hub
+from broker.net.admission import Admission
+from broker.net.deadline import Deadlines
+from broker.protocols.native import wire
+from broker.protocols.native.options import NativeOptions
+from broker.protocols.native.requests import Requests
+from broker.protocols.native.session import MAX_REQUESTS, Session
+
+logger = logging.getLogger(__name__)
+HIGH_WATER = 4 << 20
+
+
+class Connection(asyncio.Protocol):
+    """One socket; the `Shell` of its session."""
+
+    def __init__(self, server: "NativeServer") -> None:
+        self.server = server
+        self.session = Session(server.hub, LOCAL, self, server.options.heartbeat)
+        self.heard = True
+        self.asked = False
+        self.admitted = False
+        self._requests: set[asyncio.Task[None]] = set()
+        self._verbs = Requests(server.hub, LOCAL)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self.admitted = self.server.admission.admit()
+        if not self.admitted:
+            self.session.fail(BrokerError(Code.RATE_LIMITED, "too many connections"))
+            return
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.server.connections.add(self)
+        self.server.hellos.begin(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read."""
+        self.heard = True
+        session = self.session
+        if session.closed:
+            return
+        session.receive(data)
+        if session.greeted:
+            self.server.hellos.end(self)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        self.session.full(full=True)
+
+    def resume_writing(self) -> None:
+        """It has drained."""
+        self.session.full(full=False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Gone."""
+        self.server.connections.discard(self)
+        self.server.hellos.end(self)
+        if self.admitted:
+            self.server.admission.leave()
+        for task in self._requests:
+            task.cancel()
+        self.session.lost()
+        self.server.forget(self)
+
+    # Shell
+
+    def write(self, data: bytes) -> None:
+        """Send; a reader that lets too much pile up is let go."""
+        self.transport.write(data)
+        if self.transport.get_write_buffer_size() > self.server.hub.limits.max_unsent_per_connection + HIGH_WATER:
+            logger.warning("a slow reader was closed", extra={"client": self.session.client})
+            self.session.closed = True
+            self.transport.abort()
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self.transport.close()
+
+    def hold(self, *, reading: bool) -> None:
+        """Stop or go on reading."""
+        if self.transport.is_closing():
+            return
+        if reading:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def take_over(self, publisher: str) -> None:
+        """This connection now speaks for the publisher."""
+        other = self.server.publishers.get(publisher)
+        self.server.publishers[publisher] = self
+        if other is not None:
+            other.session.fail(BrokerError(Code.CONFLICT, "another connection speaks for this publisher now"))
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """After this step of the loop."""
+        self.server.loop.call_soon(call)
+
+    def request(self, number: int, verb: str, arguments: Any) -> None:
+        """Run it in a task: requests are rare and slow."""
+        if len(self._requests) >= MAX_REQUESTS:
+            self.session.send(wire.ERROR, number, Code.RATE_LIMITED.value, "too many requests at once")
+            return
+        task = self.server.loop.create_task(self._answer(number, verb, arguments))
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _answer(self, number: int, verb: str, arguments: Any) -> None:
+        try:
+            self.session.send(wire.REPLY, number, await self._verbs.answer(verb, arguments))
+        except BrokerError as error:
+            self.session.send(wire.ERROR, number, error.code.value, error.text)
+        except (TypeError, ValueError, KeyError) as error:
+            self.session.send(wire.ERROR, number, Code.BAD_REQUEST.value, f"arguments do not fit: {error}")
+        except Exception:
+            logger.exception("a request failed", extra={"verb": verb})
+            self.session.send(wire.ERROR, number, Code.INTERNAL.value, "see the broker's log")
+
+
+class NativeServer:
+    """All connections of the native protocol on the sockets it is given."""
+
+    def __init__(self, hub: Hub, options: NativeOptions, admission: Admission | None = None) -> None:
+        self.hub = hub
+        self.options = options
+        self.admission = admission or Admission(hub.limits.max_connections)
+        self.connections: set[Connection] = set()
+        self.publishers: dict[str, Connection] = {}
+        self._servers: list[asyncio.Server] = []
+        self._beat: asyncio.TimerHandle | None = None
+        self.loop: asyncio.AbstractEventLoop
+        self.hellos: Deadlines[Connection]
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these listening sockets."""
+        self.loop = asyncio.get_running_loop()
+        self.hellos = Deadlines(self.loop, self.options.hello_timeout / 1000, self._too_late)
+        for sock in sockets:
+            self._servers.append(await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=1024))
+        self._beat = self.loop.call_later(self.options.heartbeat / 1000, self._heartbeat)
+
+    def _too_late(self, connection: Connection) -> None:
+        connection.session.fail(BrokerError(Code.NOT_GREETED, "no HELLO in time"))
+
+    def _heartbeat(self) -> None:
+        """Ask who was silent for a period; close who was silent for two."""
+        for connection in list(self.connections):
+            if connection.heard:
+                connection.heard = connection.asked = False
+            elif connection.asked:
+                connection.transport.abort()
+            else:
+                connection.asked = True
+                connection.session.send(wire.PING, None)
+        self._beat = self.loop.call_later(self.options.heartbeat / 1000, self._heartbeat)
+
+    def forget(self, connection: Connection) -> None:
+        """It is gone."""
+        publisher = connection.session.publisher
+        if publisher is not None and self.publishers.get(publisher) is connection:
+            del self.publishers[publisher]
+
+    def drain(self) -> None:
+        """Accept no one, deliver nothing more, tell the clients."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.session.drain("the daemon is stopping")
+
+    async def stop(self) -> None:
+        """Close everything."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self.hellos.close()
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.session.close()
+        await asyncio.sleep(0)
+        for connection in list(self.connections):
+            connection.transport.abort()

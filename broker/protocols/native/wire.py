@@ -1,0 +1,104 @@
+"""Bytes to frames and back, without sockets: PROTOCOL.md § Frames. Part of the pure floors."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgpack
+
+from broker.core.errors import BrokerError, Code
+
+HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, PING, GOODBYE = range(1, 13)
+WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING = range(32, 42)
+VERSION = 1
+MAX_DEPTH = 16
+_PLAIN = frozenset((PUBLISH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, DELIVER, CONFIRM))
+
+Frame = tuple[Any, ...]
+
+
+def _no_extension(code: int, _: bytes) -> None:
+    raise ValueError(f"extension type {code}")
+
+
+_unpack = partial(msgpack.unpackb, use_list=False, ext_hook=_no_extension)
+_pack = msgpack.Packer(autoreset=True).pack
+
+
+def encode(frame: Sequence[Any]) -> bytes:
+    """A frame with its length in front."""
+    packed: bytes = _pack(frame)
+    return len(packed).to_bytes(4, "big") + packed
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames. `max_frame` may be raised after the greeting."""
+
+    def __init__(self, max_frame: int) -> None:
+        self.max_frame = max_frame
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 4
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete now. Raises BAD_FRAME, FRAME_TOO_LARGE; then the stream is lost."""
+        if self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                self._check(self._parts[0])
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+        return self._cut(data)
+
+    def _check(self, head: bytes) -> None:
+        if len(head) >= 4:
+            self._size(head, 0)
+
+    def _size(self, data: bytes, at: int) -> int:
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size > self.max_frame:
+            raise BrokerError(Code.FRAME_TOO_LARGE, f"{size} bytes, the limit is {self.max_frame}")
+        return size
+
+    def _cut(self, data: bytes) -> list[Frame]:
+        frames: list[Frame] = []
+        view = memoryview(data)
+        at, end = 0, len(data)
+        need = 4
+        while end - at >= 4:
+            stop = at + 4 + self._size(data, at)
+            if stop > end:
+                need = stop - at
+                break
+            frames.append(_decode(view[at + 4 : stop]))
+            at = stop
+        if at < end:
+            self._parts.append(data[at:] if at else data)
+        self._have = end - at
+        self._need = need
+        return frames
+
+
+def _decode(packed: memoryview) -> Frame:
+    try:
+        frame = _unpack(packed)
+        if type(frame) is not tuple or not frame or type(frame[0]) is not int:
+            raise ValueError("not an array that begins with a type")
+        if frame[0] not in _PLAIN:
+            _check_depth(frame, MAX_DEPTH)
+    except (ValueError, msgpack.UnpackException, msgpack.StackError, RecursionError) as error:
+        raise BrokerError(Code.BAD_FRAME, str(error) or type(error).__name__) from None
+    return frame
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not tuple:
+        return
+    if not left:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    for item in value:
+        _check_depth(item, left - 1)
