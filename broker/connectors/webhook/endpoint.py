@@ -1,7 +1,7 @@
 """One webhook at work: the consumer of a subscription that posts what it is handed and settles by the answers.
 
-It decides how many requests are under way and when to pause: an endpoint that fails again and again is asked by one
-request at a time, one that sends Retry-After by none until then. When and how often a message is tried again is the
+It decides how many requests are under way and when to pause: an endpoint that fails again and again is soon asked by
+one request at a time, one that sends Retry-After by none until then. When and how often a message is tried again is the
 subscription's policy. A task per request under way is bounded by the credit granted. Floor 4.
 """
 
@@ -22,9 +22,6 @@ from broker.engine.base import Attachment
 from broker.hub import Hub
 
 log = logging.getLogger(__name__)
-
-FAILURES_TO_NARROW = 5
-"""Failures in a row from which only one request at a time is under way."""
 
 _BYTE_WINDOW = 2 << 20
 """Bytes of bodies in hand; a larger message comes alone."""
@@ -210,7 +207,8 @@ class Endpoint:
     def _top_up(self) -> None:
         if self._closing or self._waiting or self.detached_by is not None:
             return
-        window = 1 if self._failures >= FAILURES_TO_NARROW else self.target.max_in_flight
+        # Each failure in a row halves what may be under way; one success makes it whole.
+        window = max(1, self.target.max_in_flight >> min(self._failures, 10))
         if window > self._credit:
             more, self._credit = window - self._credit, window
             self._attachment.grant(more, 0)

@@ -59,7 +59,7 @@ class Target:
     @property
     def host(self) -> str:
         """What logs and status may show: paths and queries of webhook URLs often are secrets."""
-        return f"{self.url.scheme}://{self.url.authority}"
+        return str(self.url.origin())
 
 
 def parse_target(sink: Mapping[str, Any], options: WebhookOptions) -> Target:
