@@ -9,6 +9,8 @@ from hypothesis import settings
 NO_SKIP = os.environ.get("POSTROOM_NO_SKIP") == "1"
 """Set where everything must run: a test or module that skips itself there has failed."""
 
+pytest.register_assert_rewrite("tests.engine.promises", "tests.engine.world")
+
 settings.register_profile("postroom", deadline=None)
 settings.load_profile("postroom")
 

@@ -64,6 +64,25 @@ def matches(filter_: str, name: str) -> bool:
     return len(wanted) == len(given)
 
 
+def intersection(one: str, other: str) -> str | None:
+    """The filter that matches exactly the names that both filters match; None when there is no such name."""
+    if one.startswith("$") != other.startswith("$") and (one[0] in "+#" or other[0] in "+#"):
+        return None
+    left, right = one.split("/"), other.split("/")
+    both: list[str] = []
+    i = 0
+    while True:
+        a, b = left[i : i + 1], right[i : i + 1]
+        if a == ["#"] or b == ["#"]:
+            return "/".join(both + (right[i:] if a == ["#"] else left[i:]))
+        if not a or not b:
+            return "/".join(both) if a == b else None
+        if a != b and "+" not in (a[0], b[0]):
+            return None
+        both += b if a == ["+"] else a
+        i += 1
+
+
 class _Node(Generic[T]):
     __slots__ = ("children", "values")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
-from broker.core.topic import MAX_LEVELS, MAX_TOPIC_BYTES, Trie, check_filter, check_topic, matches
+from broker.core.topic import MAX_LEVELS, MAX_TOPIC_BYTES, Trie, check_filter, check_topic, intersection, matches
 
 LEVEL = st.sampled_from(["a", "b", "c", "", "$x", "é"])
 NAMES = st.lists(LEVEL, min_size=1, max_size=5).map("/".join).filter(bool)
@@ -85,6 +85,33 @@ def test_matching_as_mqtt_says(filter_: str, name: str, expected: bool) -> None:
     trie: Trie[int] = Trie()
     trie.add(filter_, 1)
     assert list(trie.match(name)) == [1] * expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        ("a/#", "a/b", "a/b"),
+        ("a/#", "a", "a"),
+        ("a/#", "+/b/#", "a/b/#"),
+        ("a/+", "+/b", "a/b"),
+        ("#", "#", "#"),
+        ("#", "$dead/q", None),
+        ("+/q", "$dead/q", None),
+        ("$dead/#", "$dead/+", "$dead/+"),
+        ("a/b", "a/c", None),
+        ("a/b", "a", None),
+        ("a/+", "a", None),
+    ],
+)
+def test_what_two_filters_have_in_common(one: str, other: str, both: str | None) -> None:
+    assert intersection(one, other) == intersection(other, one) == both
+
+
+@given(FILTERS, FILTERS, NAMES)
+def test_the_intersection_matches_what_both_match(one: str, other: str, name: str) -> None:
+    both = intersection(one, other)
+    assert (both is not None and matches(both, name)) == (matches(one, name) and matches(other, name))
+    assert both is None or check_filter(both) == both
 
 
 @given(st.lists(FILTERS, max_size=12), NAMES)

@@ -21,7 +21,7 @@ from broker.core.queue import Queue
 from broker.core.retention import Durability, Policies
 from broker.core.spec import spec_values
 from broker.core.subscription import Consumer, Kind, Outcome, Overflow, Spec
-from broker.core.topic import matches
+from broker.core.topic import intersection, matches
 from broker.engine.base import (
     Attachment,
     Capabilities,
@@ -244,13 +244,21 @@ class SqliteEngine:
     def holds(self, settle: Settle) -> bool:
         """Could this settle be applied now?"""
         handle = self.handles.get(settle.subscription)
-        return isinstance(handle, QueueHandle) and handle.queue.holds(settle.offset, settle.lease)
+        if isinstance(handle, StreamHandle):
+            return settle.outcome is Outcome.ACK
+        return handle is not None and handle.queue.holds(settle.offset, settle.lease)
 
     def settle(self, settle: Settle) -> bool:
         """Apply a unit's settle; False when it came too late."""
         handle = self.handles.get(settle.subscription)
-        if not isinstance(handle, QueueHandle):
+        if handle is None:
             return False
+        if isinstance(handle, StreamHandle):
+            if settle.outcome is not Outcome.ACK:
+                return False
+            handle.advance(settle.offset, self.log.end)
+            self.writer.changed.add(handle)
+            return True
         lost = handle.queue.settle(
             None,
             settle.outcome,
@@ -307,6 +315,7 @@ class SqliteEngine:
                 unit.statements.append(_page_change(directory, page))
             if not list(directory) and page < log.next_offset >> PAGE_BITS:
                 log.forget_page(page)
+        log.tail.remove(offsets)
         total = log.totals[number]
         total.messages -= len(offsets)
         total.bytes -= removed
@@ -342,8 +351,12 @@ class SqliteEngine:
                 raise BrokerError(Code.BAD_OPTION, "a queue is consumed whole; topics narrow streams only")
             self.timed(handle)
             return QueueAttachment(handle, consumer)
-        attachment = ReaderAttachment(self, consumer, filters or handle.spec.topics, handle.floor, handle=handle)
-        attachment.recovered = not self.replay.lost(handle.spec.topics, handle.floor)
+        topics: Sequence[str] = handle.spec.topics
+        if filters:
+            both = [intersection(mine, theirs) for mine in topics for theirs in filters]
+            topics = [text for text in dict.fromkeys(both) if text is not None]
+        attachment = ReaderAttachment(self, consumer, topics, handle.floor, handle=handle)
+        attachment.recovered = not self.replay.lost(topics, handle.floor)
         handle.attachments.append(attachment)
         return attachment
 

@@ -191,14 +191,30 @@ class Tail:
         self._dropped = self.size = 0
         self.begin = end + 1
 
+    def remove(self, offsets: Sequence[int]) -> None:
+        """These rising offsets are no longer in the log."""
+        gone = set(offsets)
+        kept: deque[tuple[list[Row], int]] = deque()
+        for rows, size in self._batches:
+            if rows[0][0] <= offsets[-1] and rows[-1][0] >= offsets[0]:
+                left = [row for row in rows if row[0] not in gone]
+                size -= sum(len(row[4]) + ROW_OVERHEAD for row in rows if row[0] in gone)
+                rows = left
+            if rows:
+                kept.append((rows, size))
+        self._batches = kept
+        self._firsts = [rows[0][0] for rows, _ in kept]
+        self._dropped = 0
+        self.size = sum(size for _, size in kept)
+
     def find(self, offsets: Sequence[int]) -> list[Row] | None:
         """The rows of these rising offsets, or None when some are older than what is kept here."""
         if offsets[0] < self.begin:
             return None
         found: list[Row] = []
         at, count = 0, len(offsets)
-        index = bisect_right(self._firsts, offsets[0]) - 1 - self._dropped
-        while at < count and 0 <= index < len(self._batches):
+        index = max(bisect_right(self._firsts, offsets[0]) - 1 - self._dropped, 0)
+        while at < count and index < len(self._batches):
             rows = self._batches[index][0]
             last = rows[-1][0]
             stop = bisect_right(offsets, last, at)

@@ -27,6 +27,10 @@ class StreamHandle:
         self.persisted_floor = floor
         self.attachments: list[ReaderAttachment] = []
 
+    def advance(self, offset: int, end: int) -> None:
+        """Commit the cursor: everything up to `offset` is done. It never goes back, nor past the end of the log."""
+        self.floor = max(self.floor, min(offset, end))
+
 
 class ReaderAttachment:
     """A reader's end of its tie to the log; with a handle it commits a named cursor."""
@@ -103,7 +107,7 @@ class ReaderAttachment:
         """`ack` commits the cursor at the highest of these offsets; a stream knows no other outcome."""
         if outcome is not Outcome.ACK or self.handle is None:
             raise BrokerError(Code.WRONG_KIND, "a named stream's cursor is moved by ack; there is nothing else to settle")
-        self.handle.floor = max(self.handle.floor, min(max(offsets, default=0), self.engine.log.end))
+        self.handle.advance(max(offsets, default=0), self.engine.log.end)
         self.engine.changed(self.handle)
         return ()
 

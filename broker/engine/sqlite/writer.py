@@ -355,6 +355,9 @@ class Forming:
     def _answer(self, duplicates: dict[int, int]) -> None:
         first = self.rows[0][0] if self.rows else 0
         for unit, receipt, index in self.answers:
+            if receipt.error is None:
+                for scheduled in unit.schedules:
+                    self.engine.upkeep.planned(scheduled.due)
             if unit.done is None:
                 continue
             receipt.offset = first + index

@@ -1,0 +1,1 @@
+"""The promises of the engine seam, a module per theme; `tests.engine.conformance` gathers them."""
