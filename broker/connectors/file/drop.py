@@ -315,7 +315,8 @@ class DropFolder:
         reason = f"the same content was published as {entry.name}"
         note = {"file": claim.shown, "reason": reason, "published_at": entry.at}
         if self._options.on_duplicate == "error":
-            await self._refuse(claim, _UnfitError(reason, "drop new content, or set on_duplicate", **note))
+            mend = 'drop new content; to publish the same again set on_duplicate = "process"'
+            await self._refuse(claim, _UnfitError(reason, mend, published_at=entry.at))
             return
         note["what_to_do"] = 'nothing; to publish the same content again set on_duplicate = "process"'
         await self._io(self._folder.put_away, claim, self._folder.done, note, ".skipped.json")

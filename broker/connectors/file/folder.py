@@ -9,6 +9,7 @@ import heapq
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -140,16 +141,10 @@ class Folder:
         return Claim(folder.name, name, folder / name)
 
     def _new_claim(self) -> Path:
-        """Made exclusively, so never shared; names sort by time."""
-        at = int(self._wall() * 1000)
-        while True:
-            folder = self.work / f"{at:012x}"
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                at += 1
-                continue
-            return folder
+        """Names sort by time and are never used again: the ledger tells by them whose work an entry is."""
+        folder = self.work / f"{int(self._wall() * 1000):012x}-{secrets.token_hex(6)}"
+        folder.mkdir()
+        return folder
 
     def claimed(self) -> list[Claim]:
         """What a daemon before us had in hand, oldest first. Raises OSError."""

@@ -5,7 +5,6 @@ import pytest
 
 from broker.connectors.webhook.guard import AddressRefusedError, guarded_sockets, is_allowed
 
-
 CLOSED = """
 0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.8 192.0.2.1
 192.88.99.1 192.168.1.1 198.18.0.1 198.51.100.7 203.0.113.9 224.0.0.1 240.0.0.1 255.255.255.255 :: ::1
