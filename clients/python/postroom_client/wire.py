@@ -1,0 +1,84 @@
+"""Bytes to frames and back (PROTOCOL.md, *Frames*). Pure: no sockets, no clock, no loop.
+
+A frame is a 4-byte big-endian length and one msgpack array `[type, …]`. What a frame means is decided by those who
+handle it; here only its form is checked, and its length before anything of it is kept.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+VERSION = 1
+HELLO_LIMIT = 64 * 1024
+
+HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, PING, GOODBYE = range(1, 13)
+WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING = range(32, 42)
+
+ATOMIC = 1
+"""Flag of PUBLISH: all or nothing."""
+
+Frame = tuple[Any, ...]
+
+
+class WireError(Exception):
+    """The bytes are not frames of this protocol; `code` is the one of the broker's table."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def pack(frame: Sequence[Any]) -> bytes:
+    """One frame as bytes. Raises what msgpack raises for values that have no form on the wire."""
+    packed: bytes = msgpack.packb(frame)
+    return len(packed).to_bytes(4, "big") + packed
+
+
+def padded(frame: Frame, size: int) -> Frame:
+    """The first `size` elements; those left out are nil, those unknown are ignored."""
+    return frame[:size] if len(frame) >= size else frame + (None,) * (size - len(frame))
+
+
+class FrameReader:
+    """Collects bytes and gives whole frames. `limit` bounds a frame's length in bytes; raise it after WELCOME."""
+
+    def __init__(self, limit: int = HELLO_LIMIT) -> None:
+        self.limit = limit
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Add bytes, return the frames that are now whole. Raises WireError; the connection is then of no more use."""
+        if self._rest:
+            self._rest += data
+            with memoryview(self._rest) as view:
+                frames, used = self._frames(view)
+            del self._rest[:used]
+            return frames
+        with memoryview(data) as view:
+            frames, used = self._frames(view)
+            self._rest += view[used:]
+        return frames
+
+    def _frames(self, view: memoryview) -> tuple[list[Frame], int]:
+        frames: list[Frame] = []
+        start, end = 0, len(view)
+        while end - start >= 4:
+            length = int.from_bytes(view[start : start + 4], "big")
+            if length > self.limit:
+                raise WireError("frame_too_large", f"a frame of {length} bytes, the limit is {self.limit}")
+            if end - start - 4 < length:
+                break
+            frames.append(_unpack(view[start + 4 : start + 4 + length]))
+            start += 4 + length
+        return frames, start
+
+
+def _unpack(view: memoryview) -> Frame:
+    try:
+        frame = msgpack.unpackb(view, use_list=False, strict_map_key=False)
+    except (ValueError, UnicodeDecodeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError("bad_frame", f"not msgpack: {error}") from None
+    if type(frame) is not tuple or not frame or type(frame[0]) is not int:
+        raise WireError("bad_frame", "a frame is an array that begins with its type")
+    return frame
