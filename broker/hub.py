@@ -13,7 +13,7 @@ from typing import Any
 
 from broker.auth.principal import Principal, Verb, authorize
 from broker.core.errors import BrokerError, Code
-from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_meta
+from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta
 from broker.core.position import Start
 from broker.core.subscription import Consumer, Kind, Spec
 from broker.core.topic import check_filter, check_topic
@@ -97,6 +97,8 @@ class Hub:
 
     def draft_with(self, topic: str, body: bytes, options: Mapping[str, Any]) -> Draft | Scheduled:
         """The same for an authorized topic and a checked body, with options."""
+        if len(options) == 1 and "id" in options:
+            return (topic, pack_id(options["id"]), body)
         now = int(self.wall() * 1000)
         due = _due(options, now)
         if due is not None and "ttl" in options and type(options["ttl"]) is int:

@@ -13,10 +13,14 @@ from pyroaring import BitMap64
 BUCKETS = 1_024
 MAX_SKIPS = 4_096
 """How many messages of busy keys one call sets aside at most; the rest is for the next call."""
+MAX_RUN = 256
+"""And how many of one bucket before the others have their turn."""
 
 
 class Lane:
-    """The ready messages of one priority."""
+    """The ready messages of one priority. `more`: the last `take` ended early, another may find some."""
+
+    more = False
 
     def __init__(self) -> None:
         self.offsets = BitMap64()
@@ -82,29 +86,57 @@ class KeyedLane(Lane):
 
     def take(self, count: int, admit: Callable[[int], bool] | None) -> list[int]:
         """Take up to `count`; one that `admit` turns away leaves the lane too (its key is busy: the machine keeps
-        it)."""
+        it). A bucket full of such messages lets the others go first."""
         taken: list[int] = []
+        deferred: list[int] = []
         skips = 0
-        while self._turns and len(taken) < count and skips < MAX_SKIPS:
+        while len(taken) < count and skips < MAX_SKIPS:
+            bucket = self._pop_bucket()
+            if bucket is None:
+                if not deferred:
+                    break
+                self._enter_all(deferred)
+                continue
+            head, turned_away = self._pop_head(bucket, admit)
+            skips += turned_away
+            if head is None:
+                deferred.append(bucket)
+            else:
+                taken.append(head)
+                self._enter_all([bucket])
+        self._enter_all(deferred)
+        self.more = skips >= MAX_SKIPS
+        return taken
+
+    def _pop_bucket(self) -> int | None:
+        while self._turns:
             place, bucket = heappop(self._turns)
             if self._place.get(bucket) != place:
                 continue
-            members = self._buckets[bucket]
+            if self._fair or place == self._buckets[bucket][0]:
+                return bucket
+            self._enter(bucket, self._buckets[bucket][0])  # its head was discarded meanwhile
+        return None
+
+    def _pop_head(self, bucket: int, admit: Callable[[int], bool] | None) -> tuple[int | None, int]:
+        members = self._buckets[bucket]
+        turned_away = 0
+        while members and turned_away < MAX_RUN:
             head: int = members[0]
-            if not self._fair and place != head:
-                self._enter(bucket, head)  # its head was discarded meanwhile
-                continue
             members.discard(head)
             self.offsets.discard(head)
-            if members:
+            if admit is None or admit(head):
+                return head, turned_away
+            turned_away += 1
+        return None, turned_away
+
+    def _enter_all(self, buckets: list[int]) -> None:
+        for bucket in buckets:
+            if members := self._buckets[bucket]:
                 self._enter(bucket, members[0])
             else:
                 del self._buckets[bucket], self._place[bucket]
-            if admit is None or admit(head):
-                taken.append(head)
-            else:
-                skips += 1
-        return taken
+        buckets.clear()
 
 
 class Lanes:
@@ -137,6 +169,18 @@ class Lanes:
             if offset in members:
                 return self._lanes[priority]
         return self.lowest
+
+    def first(self, offsets: BitMap64) -> int:
+        """Which of these, waiting elsewhere, goes first."""
+        for _, members in sorted(self._members.items(), reverse=True):
+            if high := members & offsets:
+                return int(high[0])
+        return int(offsets[0])
+
+    @property
+    def more(self) -> bool:
+        """Did the last `take` end early?"""
+        return any(lane.more for lane in self._lanes.values())
 
     def take(self, count: int, admit: Callable[[int], bool] | None = None) -> list[int]:
         """Take up to `count` messages in the order of handing out."""

@@ -126,8 +126,9 @@ class Queue:
         self._keyed = spec.ordered or spec.fair
         self._keys = PerOffset()
         self._special = PRIORITY | EXPIRES | (KEYED if self._keyed else 0)
-        self._heads: dict[int, int] = {}  # ordered: key -> its message in hand, delayed or dying
+        self._heads: dict[int, int] = {}  # ordered: key -> its message in hand, delayed or dying, or promised
         self._busy: dict[int, BitMap64] = {}  # the same keys -> the messages that wait behind it
+        self._promised: set[int] = set()  # those of the keys whose head is ready and goes next
         self._ready = Lanes(self._keyed, spec.fair)
         self._turn = 0
 
@@ -142,6 +143,11 @@ class Queue:
     def ready(self) -> int:
         """How many wait to be handed out."""
         return len(self._ready)
+
+    @property
+    def unfinished(self) -> bool:
+        """Did the last pick end early, so that another may hand out more?"""
+        return self._ready.more
 
     @property
     def leased(self) -> int:
@@ -305,6 +311,11 @@ class Queue:
             self._ingest([row[0] for row in rows[at:]])
         return handouts
 
+    @property
+    def wanted(self) -> bool:
+        """Is something ready, and would a consumer take it?"""
+        return not self.paused and len(self._ready) > 0 and bool(self._eager())
+
     def pick(self, now: float, limit: int = 1_000) -> list[Handout]:
         """Lease what is ready to whom has credit, at most `limit` messages each; the caller finds the rows and may
         `unpick` those that do not fit the bytes granted."""
@@ -326,6 +337,10 @@ class Queue:
         key = self._keys[offset]
         if not key:
             return True
+        if key in self._promised:
+            self._promised.discard(key)
+            self._heads[key] = offset  # if it is not the promised one, that one is turned away when its turn comes
+            return True
         if key in self._busy:
             self._busy[key].add(offset)
             return False
@@ -337,13 +352,20 @@ class Queue:
             self._heads[key], self._busy[key] = offset, BitMap64()
 
     def _unblock(self, offset: int) -> None:
-        """If this is the message in hand of its key, it is out of the way: those behind it are ready again."""
+        """If this is the head of its key, it is out of the way: the next of those behind it is ready, and only that
+        one, so that a settle costs the same however many wait."""
         key = self._keys[offset]
         if self._heads.get(key) != offset:
             return
-        del self._heads[key]
-        for waiting in self._busy.pop(key):
-            self._ready.of(waiting).add(waiting, self._keys[waiting] % BUCKETS)
+        self._promised.discard(key)
+        waiting = self._busy[key]
+        if not waiting:
+            del self._heads[key], self._busy[key]
+            return
+        head = self._heads[key] = self._ready.first(waiting)
+        waiting.discard(head)
+        self._promised.add(key)
+        self._ready.of(head).add(head, key % BUCKETS)
 
     def _lease(self, member: Member, offsets: list[int], now: float, rows: Sequence[Row] | None, size: int) -> Handout:
         self._lease_number += 1
@@ -476,6 +498,8 @@ class Queue:
         """Out of ready, delayed or blocked: the caller settles or delays it anew."""
         key = self._keys[offset] if self._keyed else 0
         self._ready.of(offset).discard(offset, key % BUCKETS)
+        if key and self._heads.get(key) == offset:
+            self._promised.discard(key)
         record = self.records.get(offset)
         if record is not None and record.due:
             record.due = 0
@@ -502,9 +526,10 @@ class Queue:
 
     def _back(self, offset: int) -> None:
         """Ready again, at its old place; first of its key."""
-        if self.spec.ordered:
-            self._unblock(offset)
-        self._ready.of(offset).add(offset, self._keys[offset] % BUCKETS if self._keyed else 0)
+        key = self._keys[offset] if self._keyed else 0
+        if key and self._heads.get(key) == offset:
+            self._promised.add(key)
+        self._ready.of(offset).add(offset, key % BUCKETS)
 
     def _record(self, offset: int) -> Record:
         self._dirty_records.add(offset)
@@ -598,6 +623,8 @@ class Queue:
     def deadline(self, now: float, wall: int) -> float | None:
         """When `tick` has something to do (monotonic seconds), or None."""
         times = [] if self._earliest is None else [self._earliest]
+        if self.unfinished and self._eager():
+            times.append(now)
         if self._delayed:
             times.append(now + (self._delayed[0][0] - wall) / 1000)
         if self._expiring:

@@ -178,6 +178,10 @@ class SqliteEngine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call in the loop's next step."""
+        asyncio.get_running_loop().call_soon(call)
+
     async def tick(self) -> None:
         """Do all time-driven work that is due."""
         await self.upkeep.tick()
@@ -302,23 +306,20 @@ class SqliteEngine:
         unit.statements.append(
             ("UPDATE topic SET pruned_to = max(pruned_to, ?) WHERE id = ?", (offsets[-1], number))
         )
-        removed = 0
         for page, gone in by_page(offsets).items():
             directory = await self.replay.directory(page)
             if directory is None or number not in list(directory):
                 continue
-            before = directory.size(number)
+            before, size = directory.count(number), directory.size(number)
             directory.remove(number, gone)
-            left = directory.size(number) if number in list(directory) else 0
-            removed += before - left
+            if number in list(directory):
+                before, size = before - directory.count(number), size - directory.size(number)
             if page in log.pages:
+                log.add_total(number, -before, -size)
                 unit.statements.append(_page_change(directory, page))
             if not list(directory) and page < log.next_offset >> PAGE_BITS:
                 log.forget_page(page)
         log.tail.remove(offsets)
-        total = log.totals[number]
-        total.messages -= len(offsets)
-        total.bytes -= removed
         log.pruned_to[number] = max(log.pruned_to.get(number, 0), offsets[-1])
         await self.committed_unit(unit)
 
@@ -613,7 +614,7 @@ class SqliteEngine:
     def topics(self) -> list[TopicInfo]:
         """All topics with messages."""
         names = self.log.numbers.names
-        found = [TopicInfo(names[n], t.messages, t.bytes) for n, t in self.log.totals.items() if t.messages]
+        found = [TopicInfo(names[n], t.messages, t.bytes) for n, t in self.log.totals().items() if t.messages]
         return sorted(found, key=lambda topic: topic.name)
 
     def stats(self) -> Stats:

@@ -55,6 +55,8 @@ class QueueHandle:
         handouts = self.queue.pick(self.engine.monotonic(), MAX_PICK)
         if handouts:
             self._hand(handouts)
+        if self.queue.unfinished:
+            self.engine.timed(self)
 
     def _hand(self, handouts: list[Handout]) -> None:
         missing: list[Handout] = []

@@ -73,9 +73,14 @@ class Directory:
             self._of(topics[0]).extend(lows)
             self.bytes[topics[0]] += sum([len(row[4]) for row in rows])
             return
+        offsets, sizes = self.offsets, self.bytes
         for row, topic in zip(rows, topics, strict=True):
-            self._of(topic).append(row[0] & LOW)
-            self.bytes[topic] += len(row[4])
+            if topic in offsets:
+                offsets[topic].append(row[0] & LOW)
+                sizes[topic] += len(row[4])
+            else:
+                offsets[topic] = array("H", (row[0] & LOW,))
+                sizes[topic] = len(row[4])
 
     def _of(self, topic: int) -> "array[int]":
         found = self.offsets.get(topic)
@@ -93,6 +98,10 @@ class Directory:
     def size(self, topic: int) -> int:
         """Bytes of bodies of a topic in this page."""
         return self.bytes[topic]
+
+    def count(self, topic: int) -> int:
+        """Messages of a topic in this page."""
+        return len(self.offsets[topic])
 
     def remove(self, topic: int, gone: BitMap) -> None:
         """Retention took these."""
@@ -258,7 +267,7 @@ class Log:
     numbers: TopicNumbers = field(default_factory=TopicNumbers)
     open: dict[int, Directory] = field(default_factory=dict)
     pages: dict[int, PageInfo] = field(default_factory=dict)
-    totals: dict[int, Totals] = field(default_factory=dict)
+    sealed_totals: dict[int, Totals] = field(default_factory=dict)
     pruned_to: dict[int, int] = field(default_factory=dict)
     _decoded: "OrderedDict[int, SealedDirectory]" = field(default_factory=OrderedDict)
 
@@ -278,7 +287,6 @@ class Log:
                 here = [i for i, row in enumerate(rows) if row[0] >> PAGE_BITS == page]
                 if here:
                     self._directory(page).add([rows[i] for i in here], [topics[i] for i in here])
-        self._count(rows, topics, size)
         self.tail.add(rows, size)
 
     def _directory(self, page: int) -> Directory:
@@ -287,17 +295,15 @@ class Log:
             found = self.open[page] = Directory(page)
         return found
 
-    def _count(self, rows: list[Row], topics: list[int], size: int) -> None:
-        totals = self.totals
-        if topics.count(topics[0]) == len(topics):
-            total = totals.setdefault(topics[0], Totals())
-            total.messages += len(rows)
-            total.bytes += size
-            return
-        for row, topic in zip(rows, topics, strict=True):
-            total = totals.setdefault(topic, Totals())
-            total.messages += 1
-            total.bytes += len(row[4])
+    def totals(self) -> dict[int, Totals]:
+        """Messages and bytes of every topic that are in the log."""
+        found = {number: Totals(total.messages, total.bytes) for number, total in self.sealed_totals.items()}
+        for directory in self.open.values():
+            for number in directory:
+                total = found.setdefault(number, Totals())
+                total.messages += directory.count(number)
+                total.bytes += directory.size(number)
+        return found
 
     def full_pages(self) -> list[Directory]:
         """Pages that get no more rows and wait to be sealed."""
@@ -307,7 +313,15 @@ class Log:
     def sealed(self, directory: Directory) -> None:
         """Its row is on disk."""
         del self.open[directory.page]
+        for number in directory:
+            self.add_total(number, directory.count(number), directory.size(number))
         self.pages[directory.page] = PageInfo(directory.first_at, directory.last_at, directory.special)
+
+    def add_total(self, number: int, messages: int, size: int) -> None:
+        """So much more (or, negative, less) of a topic is in sealed pages."""
+        total = self.sealed_totals.setdefault(number, Totals())
+        total.messages += messages
+        total.bytes += size
 
     def decoded(self, page: int) -> SealedDirectory | None:
         """A sealed page's directory if it was decoded lately."""

@@ -53,9 +53,10 @@ class Pruning:
     async def _candidates(self) -> list[int]:
         """Topics that may hold surplus."""
         log = self._engine.log
-        found = {number for number, total in log.totals.items() if self._over(number, total.messages, total.bytes)}
+        totals = log.totals()
+        found = {number for number, total in totals.items() if self._over(number, total.messages, total.bytes)}
         now = self._engine.wall_ms()
-        ages = {p.retention.age for p in map(self._policy, log.totals) if p.retention.age is not None}
+        ages = {p.retention.age for p in map(self._policy, totals) if p.retention.age is not None}
         youngest = now - min(ages, default=now)
         for page in log.all_pages()[:MAX_PAGES]:
             first_at = log.open[page].first_at if page in log.open else log.pages[page].first_at

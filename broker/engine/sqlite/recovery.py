@@ -20,7 +20,7 @@ from broker.core.spec import parse_spec
 from broker.core.topic import Trie
 from broker.engine.sqlite import reading
 from broker.engine.sqlite.handles import QueueHandle
-from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
+from broker.engine.sqlite.log import PageInfo, SealedDirectory
 from broker.engine.sqlite.replay import lifted
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ def _take_topics(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
         log.last_at = max(log.last_at, last_at)
         directory = SealedDirectory(page, packed)
         for topic in directory:
-            total = log.totals.setdefault(topic, Totals())
-            total.messages += directory.count(topic)
-            total.bytes += directory.size(topic)
+            log.add_total(topic, directory.count(topic), directory.size(topic))
 
 
 async def _open_pages(engine: "SqliteEngine") -> None:

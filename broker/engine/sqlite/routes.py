@@ -18,13 +18,28 @@ class Sink(Protocol):
         """Rows in order, at least one; called at most once per commit."""
 
 
+class _Kept(dict[str, tuple[Sink, ...]]):
+    """Topic → its sinks, each once; equal tuples are one object."""
+
+    def __init__(self, trie: Trie[Sink]) -> None:
+        super().__init__()
+        self._trie = trie
+        self._same: dict[tuple[Sink, ...], tuple[Sink, ...]] = {}
+
+    def __missing__(self, topic: str) -> tuple[Sink, ...]:
+        if len(self) >= MAX_KEPT:
+            self.clear()
+        sinks = tuple(dict.fromkeys(self._trie.match(topic)))
+        found = self[topic] = self._same.setdefault(sinks, sinks)
+        return found
+
+
 class Routes:
-    """Filters → sinks, and the sinks of every topic seen lately. `memory` topics reach only sinks added as `live`."""
+    """Filters → sinks, and the sinks of every topic seen lately."""
 
     def __init__(self) -> None:
         self._trie: Trie[Sink] = Trie()
-        self._kept: dict[str, tuple[Sink, ...]] = {}
-        self._same: dict[tuple[Sink, ...], tuple[Sink, ...]] = {}
+        self._kept = _Kept(self._trie)
         self.used = 0
 
     def add(self, filters: Sequence[str], sink: Sink) -> None:
@@ -32,41 +47,27 @@ class Routes:
         for text in filters:
             self._trie.add(text, sink)
         self.used += 1
-        self._forget()
+        self._kept = _Kept(self._trie)
 
     def remove(self, filters: Sequence[str], sink: Sink) -> None:
         """No more."""
         for text in filters:
             self._trie.remove(text, sink)
         self.used -= 1
-        self._forget()
-
-    def _forget(self) -> None:
-        self._kept.clear()
-        self._same.clear()
-
-    def of(self, topic: str) -> tuple[Sink, ...]:
-        """The sinks of a topic, each once."""
-        found = self._kept.get(topic)
-        if found is None:
-            if len(self._kept) >= MAX_KEPT:
-                self._forget()
-            sinks = tuple(dict.fromkeys(self._trie.match(topic)))
-            found = self._kept[topic] = self._same.setdefault(sinks, sinks)
-        return found
+        self._kept = _Kept(self._trie)
 
     def dispatch(self, rows: Sequence[Row]) -> None:
         """Give every sink its rows of this commit."""
-        topics = set(map(_topic_of, rows))
-        routes = {topic: self.of(topic) for topic in topics}
-        if len({id(sinks) for sinks in routes.values()}) == 1:
-            for sink in routes[rows[0][1]]:
+        kept = self._kept
+        routes = {id(sinks): sinks for sinks in map(kept.__getitem__, set(map(_topic_of, rows)))}
+        if len(routes) == 1:
+            for sink in kept[rows[0][1]]:
                 sink.publish(rows)
             return
         boxes: dict[Sink, list[Row]] = {sink: [] for sinks in routes.values() for sink in sinks}
-        adders = {topic: [boxes[sink].append for sink in sinks] for topic, sinks in routes.items()}
+        adders = {key: [boxes[sink].append for sink in sinks] for key, sinks in routes.items()}
         for row in rows:
-            for add in adders[row[1]]:
+            for add in adders[id(kept[row[1]])]:
                 add(row)
         for sink, part in boxes.items():
             sink.publish(part)

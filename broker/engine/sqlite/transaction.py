@@ -130,27 +130,23 @@ def _write_messages(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> N
 
 def _find_duplicates(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> None:
     """Enter the ids; those that were there already make their rows duplicates of an earlier offset."""
-    firsts: dict[tuple[str, int], int] = {}
-    for i in batch.named:
-        row = batch.rows[i]
-        key = (unpack_meta(row[3])["id"], batch.topics[i])
-        if key in firsts:
-            outcome.duplicates[i] = firsts[key]
-        else:
-            firsts[key] = row[0]
+    keys = [(unpack_meta(batch.rows[i][3])["id"], batch.topics[i]) for i in batch.named]
+    offsets = [batch.rows[i][0] for i in batch.named]
+    firsts = dict(zip(reversed(keys), reversed(offsets), strict=True))  # the first of a key wins
     found = _known(db, "dedup_old", firsts)
-    fresh = sorted(k for k in firsts if k not in found)
-    flat = [v for key in fresh for v in (*key, firsts[key])]
+    fresh = sorted([(key, offset) for key, offset in firsts.items() if key not in found])
+    flat: list[Any] = [None] * (3 * len(fresh))
+    flat[0::3] = [key[0] for key, _ in fresh]
+    flat[1::3] = [key[1] for key, _ in fresh]
+    flat[2::3] = [offset for _, offset in fresh]
     entered = insert(db, "INSERT OR IGNORE INTO dedup_young (id, topic, offset) VALUES %s", 3, flat)
     if entered < len(fresh):
-        young = _known(db, "dedup_young", fresh)
-        found |= {key: offset for key, offset in young.items() if offset != firsts[key]}
-    if not found:
-        return
-    for i in batch.named:
-        key = (unpack_meta(batch.rows[i][3])["id"], batch.topics[i])
-        if key in found:
-            outcome.duplicates[i] = found[key]
+        found |= _known(db, "dedup_young", firsts)
+    if len(firsts) < len(keys) or found:
+        for i, key, offset in zip(batch.named, keys, offsets, strict=True):
+            original = found.get(key, firsts[key])
+            if original != offset:
+                outcome.duplicates[i] = original
 
 
 def _known(db: sqlite3.Connection, table: str, keys: Any) -> dict[tuple[str, int], int]:

@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         self.admitted = self.server.admission.admit()
         if not self.admitted:
             self.session.fail(BrokerError(Code.RATE_LIMITED, "too many connections"))

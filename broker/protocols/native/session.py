@@ -191,9 +191,7 @@ class Session:
         atomic = len(frame) > 3 and frame[3] == ATOMIC
         if atomic:
             self._submit()
-        if set(map(len, messages)) == _PAIRS and self._plain(first, messages):
-            pass
-        else:
+        if set(map(len, messages)) != _PAIRS or not self._plain(first, messages):
             self._mixed(first, messages, atomic=atomic)
         if atomic:
             self._submit()
@@ -222,39 +220,44 @@ class Session:
         lengths = list(map(len, bodies))
         if set(map(type, bodies)) != _BYTES or max(lengths) > self.hub.limits.max_body:
             return False
-        unit = self._open(sequence, len(messages))
+        unit = self._open()
+        self._marks.append((sequence, len(unit.publishes), len(messages)))
         unit.publishes += [(topic, None, body) for topic, body in messages]
         unit.size += sum(lengths)
         return True
 
-    def _open(self, sequence: int, count: int) -> Unit:
-        unit = self._unit
-        if unit is None:
-            unit = self._unit = Unit(sender=self)
+    def _open(self) -> Unit:
+        """The unit that gathers what one read of the socket brings."""
+        if self._unit is None:
+            self._unit = Unit(sender=self)
             self._marks = []
-        self._marks.append((sequence, len(unit.publishes), count))
-        return unit
+        return self._unit
 
     def _mixed(self, sequence: int, messages: Sequence[Any], *, atomic: bool) -> None:
+        """Messages with options, or with something wrong: one by one."""
+        unit = self._open()
+        first, index = sequence, len(unit.publishes)
         for i, message in enumerate(messages):
             try:
                 draft = self._draft(message)
             except BrokerError as error:
-                if not atomic:
-                    self._refuse(sequence + i, 1, error)
+                if atomic:
+                    self._unit = None
+                    self._refuse(sequence, len(messages), error)
+                    self._open()
+                    self._marks.append((sequence, 0, 0))
+                    return
+                self._refuse(sequence + i, 1, error)
+            else:
+                if not isinstance(draft, Scheduled):
+                    unit.publishes.append(draft)
+                    unit.size += len(draft[2]) + len(draft[1] or b"")
                     continue
-                self._unit = None
-                self._refuse(sequence, len(messages), error)
-                break
-            unit = self._open(sequence + i, 1 if type(draft) is tuple else 0)
-            if isinstance(draft, Scheduled):
                 unit.schedules.append(draft)
                 unit.size += len(draft.draft[2])
-            else:
-                unit.publishes.append(draft)
-                unit.size += len(draft[2]) + len(draft[1] or b"")
-        if self._unit is None:  # everything was refused: the confirm still has to come, in turn
-            self._open(sequence, 0)
+            self._marks.append((first, index, len(unit.publishes) - index))
+            first, index = sequence + i + 1, len(unit.publishes)
+        self._marks.append((first, index, len(unit.publishes) - index))
 
     def _draft(self, message: Any) -> Draft | Scheduled:
         topic, body = message[0], message[1]
