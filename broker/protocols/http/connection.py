@@ -16,6 +16,7 @@ from broker.core.errors import BrokerError, Code
 from broker.net.address import is_loopback
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
+from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 
 _FULL = raw_problem(Code.RATE_LIMITED, "503 Service Unavailable", "too many connections; close some or try later")
@@ -25,33 +26,46 @@ _LATE = raw_problem(Code.TIMEOUT, "408 Request Timeout", "the request did not ar
 class Clockwork:
     """What all connections of a door share: their count and their deadlines."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, admission: Admission, request_timeout: float, write_timeout: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, admission: Admission, options: HttpOptions) -> None:
         self.admission = admission
-        self.arriving: Deadlines[Connection] = Deadlines(loop, request_timeout, Connection.late)
-        self.stuck: Deadlines[Connection] = Deadlines(loop, write_timeout, Connection.abort)
+        self.arriving: Deadlines[Connection] = Deadlines(loop, options.request_timeout / 1000, Connection.late)
+        self.committing: Deadlines[Connection] = Deadlines(loop, options.answer_timeout / 1000, Connection.overdue)
+        self.stuck: Deadlines[Connection] = Deadlines(loop, options.write_timeout / 1000, Connection.abort)
 
     def close(self) -> None:
         """Forget all deadlines."""
         self.arriving.close()
+        self.committing.close()
         self.stuck.close()
 
 
 class Connection(web.RequestHandler):
     """See the module. A handler finds it as `request.protocol`."""
 
-    __slots__ = ("_admitted", "_arriving", "_busy", "_clockwork", "_more", "_silent", "on_resume", "principal")
+    __slots__ = (
+        "_admitted",
+        "_arriving",
+        "_busy",
+        "_clockwork",
+        "_committing",
+        "_more",
+        "_silent",
+        "on_resume",
+        "principal",
+        "timed_out",
+    )
 
     def __init__(self, manager: web.Server, clockwork: Clockwork, **options: Any) -> None:
         super().__init__(manager, **options)
         self.principal: Principal | None = None
         self.on_resume: Callable[[], None] | None = None
+        self.timed_out = False  # the handler was cancelled because its commit took too long
         self._clockwork = clockwork
         self._admitted = False
         self._arriving = False  # a request is due, its deadline runs
         self._busy = False  # a handler is at work
         self._more = False  # bytes of a later request came meanwhile
+        self._committing: asyncio.Task[Any] | None = None
         self._silent = True  # nothing of the request that is due has come yet
 
     # Of the request
@@ -75,6 +89,22 @@ class Connection(web.RequestHandler):
             self._expect(silent=False)
         else:
             self.arrived()
+
+    def __enter__(self) -> None:
+        """A handler waits for a commit: within `with`, its task is cancelled when that takes too long. Costs a tenth
+        of asyncio.timeout, which makes a timer of its own for every request."""
+        self._committing = asyncio.current_task()
+        self._clockwork.committing.begin(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._committing = None
+        self._clockwork.committing.end(self)
+
+    def overdue(self) -> None:
+        """The commit took too long."""
+        if self._committing is not None:
+            self.timed_out = True
+            self._committing.cancel()
 
     def _expect(self, *, silent: bool) -> None:
         self._arriving, self._silent = True, silent
@@ -116,14 +146,18 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """See asyncio.Protocol. aiohttp itself calls it with nothing, to go on with what it kept."""
+        if data:
+            self._note_bytes()
+        super().data_received(data)
+
+    def _note_bytes(self) -> None:
         if self._arriving:
             self._silent = False
         elif self._busy:
             self._more = True
         else:
             self._expect(silent=False)
-        super().data_received(data)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""

@@ -1,15 +1,12 @@
 """Publish and replay: `/v1/topics/{topic}/messages`. Floor 4."""
 
-import asyncio
-
 from aiohttp import web
 
 from broker.core.position import EARLIEST
 from broker.core.topic import check_filter
 from broker.hub import Hub, Outgoing
 from broker.protocols.http import parameters
-from broker.protocols.http.access import arrived, principal_of
-from broker.protocols.http.options import HttpOptions
+from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.representation import message_json, messages_json, receipt_json
 from broker.protocols.http.router import Route
 
@@ -20,9 +17,8 @@ DEFAULT_PAGE = 100
 class PublishRoutes:
     """Step 1 of the journey, and a look at the log."""
 
-    def __init__(self, hub: Hub, options: HttpOptions) -> None:
+    def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._answer_timeout = options.answer_timeout / 1000
 
     def routes(self) -> list[Route]:
         """What this module serves."""
@@ -33,10 +29,11 @@ class PublishRoutes:
         """Answers 201 with the receipt after the commit."""
         options = parameters.publish_options(request.headers)
         body = await parameters.read_body(request, self._hub.limits.max_body)
-        arrived(request)
+        connection = connection_of(request)
+        connection.arrived()
         message = Outgoing(topic, body, options)
-        async with asyncio.timeout(self._answer_timeout):
-            published = await self._hub.publish(principal_of(request), [message], sender=request.protocol)
+        with connection:
+            published = await self._hub.publish(principal_of(request), [message], sender=connection)
         return web.Response(body=receipt_json(published[0]), status=201, content_type="application/json")
 
     async def replay(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:

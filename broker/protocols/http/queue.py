@@ -9,7 +9,7 @@ from broker.auth.principal import Verb
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.protocols.http import parameters
-from broker.protocols.http.access import arrived, principal_of
+from broker.protocols.http.access import arrived, connection_of, principal_of
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Handed, Receiver, Receivers
@@ -98,8 +98,9 @@ class QueueRoutes:
         for item in items:
             settlement.add(item, receipts, receiver)
         if settlement.settles:
-            async with asyncio.timeout(self._options.answer_timeout / 1000):
-                lost = await self._hub.settle(principal, settlement.settles, sender=request.protocol)
+            connection = connection_of(request)
+            with connection:
+                lost = await self._hub.settle(principal, settlement.settles, sender=connection)
             settlement.finish({offset for _, offset in lost}, receiver)
         return _json({"results": settlement.results})
 

@@ -83,7 +83,7 @@ class HttpServer:
         self.registry.register(self._requests)
         self._router = Router()
         admin = AdminRoutes(hub, self.registry, lambda: self._stopping, more)
-        work = (PublishRoutes(hub, options), QueueRoutes(hub, options, self._receivers), self._streams, admin)
+        work = (PublishRoutes(hub), QueueRoutes(hub, options, self._receivers), self._streams, admin)
         for route in [route for part in work for route in part.routes()] + list(routes):
             self._router.add(route)
 
@@ -101,7 +101,7 @@ class HttpServer:
         """Listen (on `sockets` when given, else as the options say) and return the addresses, such as
         `127.0.0.1:7680`. Raises ListenError."""
         options, loop = self._options, asyncio.get_running_loop()
-        self._clockwork = Clockwork(loop, self._admission, options.request_timeout / 1000, options.write_timeout / 1000)
+        self._clockwork = Clockwork(loop, self._admission, options)
         self._server = _Server(
             self._handle,
             self._clockwork,
@@ -142,7 +142,13 @@ class HttpServer:
             route, part = self._router.find(request.method, request.rel_url.raw_path)
             name = route.name
             response = await route.handler(request, part)
-        except Exception as error:  # each kind is told in its way; cancellation and lost connections pass
+        except asyncio.CancelledError:
+            if not connection.timed_out:
+                raise
+            _uncancel(connection)
+            response = problem(BrokerError(Code.TIMEOUT))
+            status = response.status
+        except Exception as error:  # each kind is told in its way; lost connections pass
             response = _refusal(error, request)
             status = response.status
         else:
@@ -151,6 +157,14 @@ class HttpServer:
             connection.ended()
             self._requests.count(name, status, loop.time() - begun)
         return response
+
+
+def _uncancel(connection: Connection) -> None:
+    """The cancellation was our own deadline's, and has done its work."""
+    connection.timed_out = False
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
 
 
 def _refusal(error: Exception, request: web.BaseRequest) -> web.StreamResponse:
@@ -162,7 +176,5 @@ def _refusal(error: Exception, request: web.BaseRequest) -> web.StreamResponse:
     if isinstance(error, MethodNotAllowedError):
         refused = BrokerError(Code.BAD_REQUEST, f"{request.method} is not for this path; use {error.allowed}")
         return problem(refused, 405, {"Allow": error.allowed})
-    if isinstance(error, TimeoutError):
-        return problem(BrokerError(Code.TIMEOUT))
     _log.exception("HTTP request failed", extra={"method": request.method, "path": request.path[:200]})
     return problem(BrokerError(Code.INTERNAL))
