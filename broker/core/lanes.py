@@ -113,6 +113,7 @@ class KeyedLane(Lane):
             place, bucket = heappop(self._turns)
             if self._place.get(bucket) != place:
                 continue
+            del self._place[bucket]  # until it is entered again, other entries of it are stale, even an equal one
             if self._fair or place == self._buckets[bucket][0]:
                 return bucket
             self._enter(bucket, self._buckets[bucket][0])  # its head was discarded meanwhile
@@ -135,7 +136,7 @@ class KeyedLane(Lane):
             if members := self._buckets[bucket]:
                 self._enter(bucket, members[0])
             else:
-                del self._buckets[bucket], self._place[bucket]
+                del self._buckets[bucket]
         buckets.clear()
 
 
