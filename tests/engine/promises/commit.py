@@ -186,7 +186,10 @@ class TestCommit:
     @settings(max_examples=15)
     @given(units=st.lists(DRAFTS, max_size=8))
     async def test_any_bytes_come_back_as_they_went_in(
-        self, units: list[list[tuple[str, bytes]]], tmp_path_factory: pytest.TempPathFactory, engine_factory: EngineFactory
+        self,
+        units: list[list[tuple[str, bytes]]],
+        tmp_path_factory: pytest.TempPathFactory,
+        engine_factory: EngineFactory,
     ) -> None:
         async with open_world(tmp_path_factory.mktemp("any") / "data", engine_factory) as world:
             answers = [world.answer(Unit([world.draft(t, b) for t, b in drafts], sender=1)) for drafts in units]
