@@ -138,7 +138,9 @@ class Readers:
             return
         self._ready.discard(number)
         error = refusal(code, text) if code else ConnectionLost("the broker let go of this reader")
-        if number in self._attaching:
+        if code == "shutting_down":  # it goes on with the next connection
+            reader.lost()
+        elif number in self._attaching:
             del self._all[number]
             reject(self._attaching.pop(number), error)
         elif reader.detached(error):
