@@ -311,11 +311,6 @@ class Queue:
             self._ingest([row[0] for row in rows[at:]])
         return handouts
 
-    @property
-    def wanted(self) -> bool:
-        """Is something ready, and would a consumer take it?"""
-        return not self.paused and len(self._ready) > 0 and bool(self._eager())
-
     def pick(self, now: float, limit: int = 1_000) -> list[Handout]:
         """Lease what is ready to whom has credit, at most `limit` messages each; the caller finds the rows and may
         `unpick` those that do not fit the bytes granted."""

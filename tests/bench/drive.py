@@ -157,4 +157,7 @@ if __name__ == "__main__":
     port, count, window = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     extra = {"topics": int(sys.argv[4]), "ids": f"{time.time_ns()}-"} if len(sys.argv) > 4 else {}
     a, b = uvloop.run(round_trip(port, count, window, **extra))
-    print(f"postroom       N={count} window={window} body=256 confirmed {a:9.0f}/s  delivered+acked {b:9.0f}/s", flush=True)
+    print(
+        f"postroom       N={count} window={window} body=256 confirmed {a:9.0f}/s  delivered+acked {b:9.0f}/s",
+        flush=True,
+    )

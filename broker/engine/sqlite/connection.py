@@ -24,7 +24,7 @@ class Connection(aiosqlite.Connection):
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work(connection)` on the thread. When the caller is cancelled the work is still done to its end."""
-        result: T = await asyncio.shield(self._execute(work, self._conn))
+        result: T = await asyncio.shield(self._execute(work, self._conn))  # type: ignore[no-untyped-call]
         return result
 
 

@@ -114,7 +114,9 @@ class Directory:
 
     def packed(self) -> bytes:
         """As a sealed page's row holds it."""
-        packed: bytes = msgpack.packb({t: (BitMap(array("I", o)).serialize(), self.bytes[t], len(o)) for t, o in self.offsets.items()})
+        packed: bytes = msgpack.packb(
+            {t: (BitMap(array("I", o)).serialize(), self.bytes[t], len(o)) for t, o in self.offsets.items()}
+        )
         return packed
 
 

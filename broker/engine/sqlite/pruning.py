@@ -5,11 +5,12 @@ What is surplus `core.retention` decides; here it is looked for and deleted. Flo
 
 from typing import TYPE_CHECKING
 
-from pyroaring import BitMap, BitMap64
+from pyroaring import BitMap64
 
 from broker.core.message import KEYED, unpack_meta
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.retention import Policy, surplus
+from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.replay import lifted
 from broker.engine.sqlite.writer import InternalUnit
 
@@ -44,7 +45,7 @@ class Pruning:
             while chosen and removed < BUDGET:
                 piece = chosen[:PIECE]
                 chosen -= piece
-                await self._engine.remove(list(piece), self._engine.log.numbers.names[number], InternalUnit())
+                await remove(self._engine, list(piece), self._engine.log.numbers.names[number], InternalUnit())
                 removed += len(piece)
             if removed >= BUDGET:
                 return True
@@ -90,9 +91,7 @@ class Pruning:
         before = await self._first_young(offsets, engine.wall_ms() - keep.age) if keep.age is not None else 0
         superseded = await self._superseded(offsets) if keep.latest else BitMap64()
         self._compacted[number] = len(offsets)
-        chosen = surplus(
-            keep, offsets, before=before, pages=pages, pinned=self._pinned(offsets), superseded=superseded
-        )
+        chosen = surplus(keep, offsets, before=before, pages=pages, pinned=self._pinned(offsets), superseded=superseded)
         self._compacted[number] -= len(chosen)
         return chosen
 
@@ -133,11 +132,3 @@ class Pruning:
                     older.add(newest[key])
                 newest[key] = offset
         return older
-
-
-def by_page(offsets: list[int]) -> dict[int, BitMap]:
-    """Rising offsets as the low 16 bits of each page."""
-    pages: dict[int, list[int]] = {}
-    for offset in offsets:
-        pages.setdefault(offset >> PAGE_BITS, []).append(offset & (PAGE_SIZE - 1))
-    return {page: BitMap(lows) for page, lows in pages.items()}

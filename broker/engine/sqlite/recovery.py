@@ -49,7 +49,7 @@ async def recover(engine: "SqliteEngine") -> None:
     await _open_pages(engine)
     engine.log.tail.clear(engine.log.end)
     await _subscriptions(engine, loaded)
-    logger.info("recovered", extra={"messages_end": engine.log.end, "subscriptions": len(engine.handles)})
+    logger.info("recovered", extra={"messages_end": engine.log.end, "subscriptions": len(engine.catalog.handles)})
 
 
 def _open(db: sqlite3.Connection, now: int) -> dict[str, Any]:
@@ -121,8 +121,8 @@ async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None
     queues: dict[int, QueueHandle] = {}
     for number, name, text, paused, floor in loaded["subscriptions"]:
         spec = parse_spec(name, json.loads(text))
-        handle = engine.adopt(number, spec, floor)
-        engine.next_subscription = max(engine.next_subscription, number + 1)
+        handle = engine.catalog.adopt(number, spec, floor)
+        engine.catalog.next_number = max(engine.catalog.next_number, number + 1)
         if isinstance(handle, QueueHandle):
             handle.queue.paused = bool(paused)
             queues[number] = handle
@@ -140,7 +140,7 @@ async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None
             waiting -= lifted(BitMap.deserialize(packed), page)
         handle.queue.restore(waiting)
         if waiting:
-            await engine.restore_headers(handle.queue, waiting)
+            await engine.catalog.restore_headers(handle.queue, waiting)
         handle.queue.restored(records[number], engine.log.end)
         engine.timed(handle)
 

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 from pyroaring import BitMap, BitMap64
 
-from broker.core.message import Row, pack_meta, unpack_meta
+from broker.core.message import Row
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.position import Start
 from broker.engine.base import Page
 from broker.engine.sqlite import reading
 from broker.engine.sqlite.log import Directory, SealedDirectory
-from broker.engine.sqlite.writer import InternalUnit
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 MAX_FETCH = 2_000
-MAX_REDRIVE = 500
 
 
 class Replay:
@@ -159,9 +157,7 @@ class Replay:
                 at = self._after_piece(offsets, at, stop, part, min(limit - len(rows), MAX_FETCH))
         return Page(rows, max(end, position))
 
-    def _offsets(
-        self, directory: Directory | SealedDirectory, topics: list[int], position: int, end: int
-    ) -> list[int]:
+    def _offsets(self, directory: Directory | SealedDirectory, topics: list[int], position: int, end: int) -> list[int]:
         base = directory.page << PAGE_BITS
         low = BitMap.union(*(directory[t] for t in topics))
         return [base + o for o in low if position < base + o <= end]
@@ -219,25 +215,6 @@ class Replay:
             for offset, _, _, meta, size in await self.page_headers(first, last):
                 if (everything or meta is not None) and offset in offsets:
                     tell(offset, meta, size)
-
-    # Dead letters
-
-    async def redrive(self, name: str, limit: int) -> int:
-        """Move dead letters back, oldest first, in pieces of one transaction each; returns how many."""
-        moved = 0
-        while moved < limit:
-            page = await self.read([f"$dead/{name}"], 0, min(limit - moved, MAX_REDRIVE))
-            if not page.rows:
-                break
-            unit = InternalUnit()
-            for _, _, _, packed, body in page.rows:
-                meta = unpack_meta(packed)
-                meta.pop("source", None)
-                unit.publishes.append((f"$redrive/{name}", pack_meta(meta), body))
-                unit.size += len(body)
-            await self._engine.remove([row[0] for row in page.rows], f"$dead/{name}", unit)
-            moved += len(page.rows)
-        return moved
 
 
 def lifted(low: BitMap, page: int) -> BitMap64:

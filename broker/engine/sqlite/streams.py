@@ -106,7 +106,9 @@ class ReaderAttachment:
     ) -> Sequence[int]:
         """`ack` commits the cursor at the highest of these offsets; a stream knows no other outcome."""
         if outcome is not Outcome.ACK or self.handle is None:
-            raise BrokerError(Code.WRONG_KIND, "a named stream's cursor is moved by ack; there is nothing else to settle")
+            raise BrokerError(
+                Code.WRONG_KIND, "a named stream's cursor is moved by ack; there is nothing else to settle"
+            )
         self.handle.advance(max(offsets, default=0), self.engine.log.end)
         self.engine.changed(self.handle)
         return ()

@@ -117,7 +117,9 @@ class Upkeep:
         free = shutil.disk_usage(engine.folder).free
         limit = engine.options.disk_free_limit
         if free < limit and not engine.disk_low:
-            engine.disk_low = f"{free >> 20} MiB free, the limit is {limit >> 20} MiB; free space or delete the ballast file"
+            engine.disk_low = (
+                f"{free >> 20} MiB free, the limit is {limit >> 20} MiB; free space or delete the ballast file"
+            )
             logger.error("disk low: publishers are blocked, acks go on", extra={"free": free, "limit": limit})
         elif free >= limit and engine.disk_low:
             engine.disk_low = ""

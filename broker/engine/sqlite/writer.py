@@ -185,7 +185,7 @@ class Forming:
         if unit.publisher is not None:
             self.batch.publishers[unit.publisher[0]] = unit.publisher[1]
         if unit.settles:
-            receipt.lost = [(s.subscription, s.offset) for s in unit.settles if not self.engine.settle(s)]
+            receipt.lost = [(s.subscription, s.offset) for s in unit.settles if not self.engine.catalog.settle(s)]
         if unit.sets:
             self._set(unit, receipt)
         for scheduled in unit.schedules:
@@ -207,10 +207,10 @@ class Forming:
                 )
         if unit.settles and (unit.publishes or unit.sets or unit.schedules):
             for settle in unit.settles:
-                if not self.engine.holds(settle):
+                if not self.engine.catalog.holds(settle):
                     return BrokerError(Code.LEASE_LOST, f"offset {settle.offset} of {settle.subscription}")
-        if unit.publishes and self.engine.capped:
-            return self.engine.full(unit.publishes, self.drafts)
+        if unit.publishes and self.engine.catalog.capped:
+            return self.engine.catalog.full(unit.publishes, self.drafts)
         return None
 
     def _set(self, unit: Unit, receipt: Receipt) -> None:
@@ -365,4 +365,3 @@ class Forming:
                 end = index + len(unit.publishes)
                 receipt.duplicates = {i - index: o for i, o in duplicates.items() if index <= i < end}
             unit.done(receipt)
-

@@ -267,7 +267,9 @@ class Session:
         if type(body) is not bytes:
             raise BrokerError(Code.BAD_MESSAGE, "the body must be bin")
         if len(body) > self.hub.limits.max_body:
-            raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {self.hub.limits.max_body}")
+            raise BrokerError(
+                Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {self.hub.limits.max_body}"
+            )
         if options is None:
             return (topic, None, body)
         if type(options) is not dict:
@@ -305,9 +307,7 @@ class Session:
             self._held = True
             self.shell.hold(reading=False)
 
-    def _confirmed(
-        self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt
-    ) -> None:
+    def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
         self.uncommitted -= size
         if self._held and self.uncommitted <= self.hub.limits.max_uncommitted_per_connection // 2:
             self._held = False
@@ -535,10 +535,5 @@ def _sequence_of(marks: Sequence[tuple[int, int, int]], index: int) -> int:
 
 def _without(marks: Sequence[tuple[int, int, int]], gone: Any) -> list[tuple[int, int, int]]:
     return [
-        (sequence + i, first + i, 1)
-        for sequence, first, count in marks
-        for i in range(count)
-        if first + i not in gone
+        (sequence + i, first + i, 1) for sequence, first, count in marks for i in range(count) if first + i not in gone
     ]
-
-

@@ -1,0 +1,304 @@
+"""The subscriptions of the running engine: made, changed, looked at, deleted, and asked on behalf of a commit.
+
+What one of them does with messages stands in `handles` and `streams`. Floor 2.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from broker.core.errors import BrokerError, Code
+from broker.core.message import Draft, Row, pack_meta, unpack_meta
+from broker.core.queue import Queue
+from broker.core.spec import spec_values
+from broker.core.subscription import Kind, Outcome, Overflow, Spec
+from broker.engine.base import Settle, SubscriptionInfo
+from broker.engine.sqlite.handles import QueueHandle
+from broker.engine.sqlite.removal import remove
+from broker.engine.sqlite.streams import StreamHandle
+from broker.engine.sqlite.writer import Handle, InternalUnit
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+MAX_REDRIVE = 500
+
+
+class Catalog:
+    """See the module. `capped`: queues that refuse publishers when they are full."""
+
+    def __init__(self, engine: "SqliteEngine") -> None:
+        self._engine = engine
+        self.handles: dict[str, Handle] = {}
+        self.capped: dict[str, QueueHandle] = {}
+        self.next_number = 1
+
+    # Asked by a commit that is being formed
+
+    def full(self, drafts: Sequence[Draft], before: Sequence[Draft]) -> BrokerError | None:
+        """The refusal of a capped queue that has no room for these, after those of the batch before them."""
+        for handle in self.capped.values():
+            wanted = self._engine.matcher(handle.spec.topics)
+            mine = [d for d in drafts if wanted[d[0]]]
+            if not mine:
+                continue
+            earlier = [d for d in before if wanted[d[0]]]
+            size = sum(len(d[2]) for d in mine) + sum(len(d[2]) for d in earlier)
+            if handle.queue.full(len(mine) + len(earlier), size):
+                return BrokerError(Code.QUEUE_FULL, f"{handle.spec.name} holds {len(handle.queue.outstanding)}")
+        return None
+
+    def holds(self, settle: Settle) -> bool:
+        """Could this settle be applied now?"""
+        handle = self.handles.get(settle.subscription)
+        if isinstance(handle, StreamHandle):
+            return settle.outcome is Outcome.ACK
+        return handle is not None and handle.queue.holds(settle.offset, settle.lease)
+
+    def settle(self, settle: Settle) -> bool:
+        """Apply a unit's settle; False when it came too late."""
+        handle = self.handles.get(settle.subscription)
+        if handle is None:
+            return False
+        if isinstance(handle, StreamHandle):
+            if settle.outcome is not Outcome.ACK:
+                return False
+            handle.advance(settle.offset, self._engine.log.end)
+            self._engine.writer.changed.add(handle)
+            return True
+        lost = handle.queue.settle(
+            None,
+            settle.outcome,
+            [settle.offset],
+            wall=self._engine.wall_ms(),
+            chance=self._engine.chance(),
+            delay=settle.delay,
+            error=settle.error,
+            lease=settle.lease,
+        )
+        self._engine.writer.changed.add(handle)
+        self._engine.timed(handle)
+        return not lost
+
+    # Looked up and looked at
+
+    def handle(self, name: str) -> Handle:
+        """Raises UNKNOWN_SUBSCRIPTION."""
+        found = self.handles.get(name)
+        if found is None:
+            raise BrokerError(Code.UNKNOWN_SUBSCRIPTION, f"{name!r}")
+        return found
+
+    def queue(self, name: str) -> QueueHandle:
+        """Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
+        handle = self.handle(name)
+        if not isinstance(handle, QueueHandle):
+            raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
+        return handle
+
+    async def put(self, spec: Spec) -> bool:
+        """Create or change; True when created."""
+        existing = self.handles.get(spec.name)
+        if existing is None:
+            await self._create(spec)
+            return True
+        if existing.spec.kind is not spec.kind:
+            raise BrokerError(Code.CONFLICT, f"{spec.name} is a {existing.spec.kind.value}")
+        await self._change(existing, spec)
+        return False
+
+    async def _create(self, spec: Spec) -> None:
+        position, _, since = self._engine.replay.resolve(spec.topics, spec.start)
+        number = self.next_number
+        self.next_number += 1
+        end = self._engine.log.end
+        floor = min(position, end)
+        unit = InternalUnit()
+        text = json.dumps(spec_values(spec))
+        unit.statements.append(("INSERT INTO subscription (id, name, spec) VALUES (?,?,?)", (number, spec.name, text)))
+        unit.statements += [_filter(number, f, floor) for f in (*spec.topics, *private(spec))]
+        unit.statements.append(("INSERT OR REPLACE INTO progress VALUES (?,?)", (number, floor)))
+        handle = self.adopt(number, spec, floor)
+        if isinstance(handle, QueueHandle):
+            handle.queue.scanned = end
+            if floor < end:
+                handle.loading = True  # nobody is served before the backlog is known
+                backlog = await self._engine.replay.offsets(spec.topics, position, since, end)
+                handle.queue.restore(backlog)
+                await self.restore_headers(handle.queue, backlog)
+                handle.queue.restored({}, max(self._engine.log.end, handle.queue.scanned))
+                handle.loading = False
+                handle.pump()
+        try:
+            await self._engine.committed_unit(unit)
+        except BaseException:
+            self._drop(handle)
+            raise
+
+    def adopt(self, number: int, spec: Spec, floor: int) -> Handle:
+        """Make the handle of a subscription and route to it."""
+        handle: Handle
+        if spec.kind is Kind.QUEUE:
+            handle = QueueHandle(self._engine, number, Queue(spec, floor, self._engine.wall_ms() << 20))
+            self._engine.routes.add([*spec.topics, *private(spec)], handle)
+        else:
+            handle = StreamHandle(number, spec, floor)
+        self.handles[spec.name] = handle
+        self._note_cap(handle)
+        return handle
+
+    def _note_cap(self, handle: Handle) -> None:
+        spec = handle.spec
+        self.capped.pop(spec.name, None)
+        if (
+            isinstance(handle, QueueHandle)
+            and spec.overflow is Overflow.REFUSE
+            and (spec.max_messages or spec.max_bytes)
+        ):
+            self.capped[spec.name] = handle
+
+    async def restore_headers(self, queue: Queue, offsets: Any) -> None:
+        """Read what handing out needs to know of messages that are outstanding already."""
+        await self._engine.replay.headers(offsets, queue.restore_header, everything=bool(queue.spec.max_bytes))
+
+    async def _change(self, handle: Handle, spec: Spec) -> None:
+        old = handle.spec
+        end = self._engine.log.end
+        unit = InternalUnit()
+        text = json.dumps(spec_values(spec))
+        unit.statements.append(("UPDATE subscription SET spec = ? WHERE id = ?", (text, handle.number)))
+        for text in set(spec.topics) - set(old.topics):
+            unit.statements.append(_filter(handle.number, text, end))
+        for text in set(old.topics) - set(spec.topics):
+            sql = "UPDATE filter SET until = ? WHERE subscription = ? AND filter = ? AND until IS NULL"
+            unit.statements.append((sql, (end, handle.number, text)))
+        if isinstance(handle, QueueHandle):
+            self._respec(handle, spec)
+        else:
+            handle.spec = spec
+        self._note_cap(handle)
+        await self._engine.committed_unit(unit)
+
+    def _respec(self, handle: QueueHandle, spec: Spec) -> None:
+        old = handle.spec
+        if (old.ordered, old.fair, bool(old.max_bytes)) != (spec.ordered, spec.fair, bool(spec.max_bytes)):
+            raise BrokerError(
+                Code.CONFLICT,
+                "ordered, fair and max_bytes are fixed at creation; delete the subscription to change them",
+            )
+        self._engine.routes.remove([*old.topics, *private(old)], handle)
+        self._engine.routes.add([*spec.topics, *private(spec)], handle)
+        handle.queue.spec = spec
+
+    async def delete(self, name: str) -> None:
+        """Forget it."""
+        handle = self.handle(name)
+        self._drop(handle)
+        unit = InternalUnit()
+        for table, column in (
+            ("subscription", "id"),
+            ("filter", "subscription"),
+            ("progress", "subscription"),
+            ("settled", "subscription"),
+            ("redelivery", "subscription"),
+        ):
+            unit.statements.append((f"DELETE FROM {table} WHERE {column} = ?", (handle.number,)))  # noqa: S608
+        await self._engine.committed_unit(unit)
+
+    def _drop(self, handle: Handle) -> None:
+        gone = BrokerError(Code.UNKNOWN_SUBSCRIPTION, f"{handle.spec.name} was deleted")
+        del self.handles[handle.spec.name]
+        self.capped.pop(handle.spec.name, None)
+        self._engine.writer.changed.discard(handle)
+        if isinstance(handle, QueueHandle):
+            self._engine.untimed(handle)
+            self._engine.routes.remove([*handle.spec.topics, *private(handle.spec)], handle)
+            handle.queue.paused = True
+            for member in list(handle.queue.members):
+                member.consumer.detached(gone)
+            handle.queue.members.clear()
+            return
+        for attachment in list(handle.attachments):
+            attachment.reader.consumer.detached(gone)
+            attachment.detach()
+
+    def infos(self) -> list[SubscriptionInfo]:
+        """All, by name."""
+        return [self.info(name) for name in sorted(self.handles)]
+
+    def info(self, name: str) -> SubscriptionInfo:
+        """One."""
+        handle = self.handle(name)
+        end = self._engine.log.end
+        if isinstance(handle, StreamHandle):
+            count = len(handle.attachments)
+            return SubscriptionInfo(handle.spec, floor=handle.floor, lag=end - handle.floor, consumers=count)
+        queue = handle.queue
+        counters = queue.counters
+        return SubscriptionInfo(
+            handle.spec,
+            paused=queue.paused,
+            floor=queue.floor,
+            lag=len(queue.outstanding),
+            ready=queue.ready,
+            leased=queue.leased,
+            delayed=queue.delayed,
+            blocked=queue.blocked,
+            consumers=len(queue.members),
+            oldest_at=self._engine.replay.about(int(queue.outstanding[0])) if queue.outstanding else None,
+            acked=counters.acked,
+            retried=counters.retried,
+            dead=counters.dead,
+            expired=counters.expired,
+            dropped=counters.dropped,
+        )
+
+    async def pause(self, name: str, paused: bool) -> None:  # noqa: FBT001
+        """Stop or resume handing out."""
+        handle = self.queue(name)
+        unit = InternalUnit()
+        unit.statements.append(("UPDATE subscription SET paused = ? WHERE id = ?", (int(paused), handle.number)))
+        handle.queue.paused = paused
+        await self._engine.committed_unit(unit)
+        if not paused:
+            handle.pump()
+
+    async def peek(self, name: str, limit: int) -> list[Row]:
+        """The oldest outstanding messages."""
+        offsets = list(self.queue(name).queue.outstanding[:limit])
+        return await self._engine.fetch(offsets) if offsets else []
+
+    async def purge(self, name: str) -> int:
+        """Settle everything that is not leased."""
+        handle = self.queue(name)
+        count = handle.queue.purge()
+        self._engine.changed(handle)
+        await self._engine.committed_unit(InternalUnit())
+        return count
+
+    async def redrive(self, name: str, limit: int) -> int:
+        """Move dead letters back, oldest first, in pieces of one transaction each; returns how many."""
+        self.queue(name)
+        moved = 0
+        while moved < limit:
+            page = await self._engine.replay.read([f"$dead/{name}"], 0, min(limit - moved, MAX_REDRIVE))
+            if not page.rows:
+                break
+            unit = InternalUnit()
+            for _, _, _, packed, body in page.rows:
+                meta = unpack_meta(packed)
+                meta.pop("source", None)
+                unit.publishes.append((f"$redrive/{name}", pack_meta(meta), body))
+                unit.size += len(body)
+            await remove(self._engine, [row[0] for row in page.rows], f"$dead/{name}", unit)
+            moved += len(page.rows)
+        return moved
+
+
+def private(spec: Spec) -> tuple[str, ...]:
+    """The topic that carries redriven messages to this queue alone."""
+    return (f"$redrive/{spec.name}",) if spec.kind is Kind.QUEUE else ()
+
+
+def _filter(number: int, text: str, since: int) -> tuple[str, tuple[Any, ...]]:
+    return ("INSERT OR REPLACE INTO filter VALUES (?,?,?,NULL)", (number, text, since))

@@ -1,0 +1,54 @@
+"""Taking messages out of the log: rows, directories and memory together, for retention and for redriven dead letters.
+
+Floor 2.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pyroaring import BitMap
+
+from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.engine.sqlite.log import Directory, SealedDirectory
+from broker.engine.sqlite.writer import InternalUnit
+
+if TYPE_CHECKING:
+    from broker.engine.sqlite.engine import SqliteEngine
+
+
+def by_page(offsets: list[int]) -> dict[int, BitMap]:
+    """Rising offsets as the low 16 bits of each page."""
+    pages: dict[int, list[int]] = {}
+    for offset in offsets:
+        pages.setdefault(offset >> PAGE_BITS, []).append(offset & (PAGE_SIZE - 1))
+    return {page: BitMap(lows) for page, lows in pages.items()}
+
+
+async def remove(engine: "SqliteEngine", offsets: list[int], topic: str, unit: InternalUnit) -> None:
+    """Delete messages of one topic from the log, together with what else `unit` does."""
+    log = engine.log
+    number = log.numbers[topic]
+    marks = ",".join("?" * len(offsets))
+    unit.statements.append((f"DELETE FROM message WHERE offset IN ({marks})", tuple(offsets)))  # noqa: S608
+    unit.statements.append(("UPDATE topic SET pruned_to = max(pruned_to, ?) WHERE id = ?", (offsets[-1], number)))
+    for page, gone in by_page(offsets).items():
+        directory = await engine.replay.directory(page)
+        if directory is None or number not in list(directory):
+            continue
+        before, size = directory.count(number), directory.size(number)
+        directory.remove(number, gone)
+        if number in list(directory):
+            before, size = before - directory.count(number), size - directory.size(number)
+        if page in log.pages:
+            log.add_total(number, -before, -size)
+            unit.statements.append(_page_change(directory, page))
+        if not list(directory) and page < log.next_offset >> PAGE_BITS:
+            log.forget_page(page)
+    log.tail.remove(offsets)
+    log.pruned_to[number] = max(log.pruned_to.get(number, 0), offsets[-1])
+    await engine.committed_unit(unit)
+
+
+def _page_change(directory: Directory | SealedDirectory, page: int) -> tuple[str, tuple[Any, ...]]:
+    if not list(directory):
+        return ("DELETE FROM page WHERE page = ?", (page,))
+    return ("UPDATE page SET directory = ? WHERE page = ?", (directory.packed(), page))
