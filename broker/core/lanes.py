@@ -149,6 +149,23 @@ class Lanes:
         self._lanes: dict[int, Lane] = {0: self.lowest}
         self._members: dict[int, BitMap64] = {}
 
+    @property
+    def prioritized(self) -> bool:
+        """Has any message a priority above 0?"""
+        return bool(self._members)
+
+    def restore(self, waiting: BitMap64) -> None:
+        """A whole backlog without keys is ready; `waiting` is used up."""
+        for priority, members in self._members.items():
+            self._lanes[priority].offsets |= members & waiting
+            waiting -= members
+        self.lowest.offsets |= waiting
+
+    def discard_all(self, gone: BitMap64) -> None:
+        """Take these out of lanes without keys."""
+        for lane in self._lanes.values():
+            lane.offsets -= gone
+
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values())) if self._members else len(self.lowest)
 
@@ -161,8 +178,8 @@ class Lanes:
 
     def forget(self, offsets: BitMap64) -> None:
         """These are settled: drop what is known of their priority."""
-        for members in self._members.values():
-            members -= offsets
+        left = ((priority, members - offsets) for priority, members in self._members.items())
+        self._members = {priority: members for priority, members in left if members}
 
     def of(self, offset: int) -> Lane:
         """The lane that a message belongs to."""
@@ -196,7 +213,3 @@ class Lanes:
     def oldest(self, count: int) -> list[int]:
         """The ready messages with the lowest offsets."""
         return sorted(offset for lane in self._lanes.values() for offset in lane.oldest(count))[:count]
-
-    def ready(self) -> BitMap64:
-        """All of them."""
-        return BitMap64.union(*(lane.offsets for lane in self._lanes.values()))

@@ -13,93 +13,18 @@ its next commit, and calls `tick` when `deadline()` has come. Floor 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
 from pyroaring import BitMap64
 
-from broker.core.lanes import BUCKETS, Lanes
-from broker.core.message import EXPIRES, KEYED, PRIORITY, Row, unpack_meta
-from broker.core.offsets import PAGE_SIZE, PerOffset, add_rising, page_of, pages_of
+from broker.core.backlog import Backlog
+from broker.core.message import MAX_DELAY, Row
+from broker.core.offsets import PAGE_SIZE, add_rising, page_of, pages_of
+from broker.core.record import Changes, Counters, Dead, Record
 from broker.core.subscription import Consumer, Outcome, Overflow, Spec
 
 MAX_HISTORY = 50
-_KEY_MASK = (1 << 63) - 1
-
-
-@dataclass(slots=True)
-class Record:
-    """What is known of a message that was delivered before. `due`: unix ms, 0 when not delayed."""
-
-    attempts: int = 0
-    deliveries: int = 0
-    due: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """A message on its way to dead letters."""
-
-    offset: int
-    reason: str
-    history: list[dict[str, Any]]
-
-
-class Lease:
-    """One hand-over: its number and when it runs out (monotonic seconds)."""
-
-    __slots__ = ("deadline", "number")
-
-    def __init__(self, number: int, deadline: float) -> None:
-        self.number = number
-        self.deadline = deadline
-
-
-class Member:
-    """A consumer as the machine sees it."""
-
-    __slots__ = ("consumer", "credit", "leased", "room", "started")
-
-    def __init__(self, consumer: Consumer) -> None:
-        self.consumer = consumer
-        self.credit = 0  # messages
-        self.room = 0  # bytes
-        self.leased: dict[int, Lease] = {}
-        self.started: set[int] = set()
-
-
-@dataclass(slots=True)
-class Handout:
-    """Messages leased to one member; the caller delivers them."""
-
-    member: Member
-    offsets: list[int]
-    lease: int
-    rows: Sequence[Row] | None = None
-
-
-@dataclass(slots=True)
-class Changes:
-    """What the next commit must persist: the pages whose settled offsets changed, records changed (None: gone), and
-    messages to move to dead letters."""
-
-    pages: dict[int, BitMap64] = field(default_factory=dict)
-    records: dict[int, Record | None] = field(default_factory=dict)
-    dead: list[Dead] = field(default_factory=list)
-    floor: int = 0
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since start."""
-
-    acked: int = 0
-    retried: int = 0
-    dead: int = 0
-    expired: int = 0
-    dropped: int = 0
 
 
 class Queue:
@@ -117,19 +42,10 @@ class Queue:
         self._delayed: list[tuple[int, int]] = []  # heap of (due unix ms, offset)
         self._dying: set[int] = set()
         self._earliest: float | None = None  # no lease runs out before this
-        self._expiring: dict[int, BitMap64] = {}  # unix second -> offsets
         self._dirty_pages: set[int] = set()
         self._dirty_records: set[int] = set()
         self._dead: list[Dead] = []
-        self._sizes = PerOffset() if spec.max_bytes else None
-        self.size = 0
-        self._keyed = spec.ordered or spec.fair
-        self._keys = PerOffset()
-        self._special = PRIORITY | EXPIRES | (KEYED if self._keyed else 0)
-        self._heads: dict[int, int] = {}  # ordered: key -> its message in hand, delayed or dying, or promised
-        self._busy: dict[int, BitMap64] = {}  # the same keys -> the messages that wait behind it
-        self._promised: set[int] = set()  # those of the keys whose head is ready and goes next
-        self._ready = Lanes(self._keyed, spec.fair)
+        self._backlog = Backlog(spec)
         self._turn = 0
 
     # State, as others see it
@@ -142,12 +58,12 @@ class Queue:
     @property
     def ready(self) -> int:
         """How many wait to be handed out."""
-        return len(self._ready)
+        return len(self._backlog)
 
     @property
     def unfinished(self) -> bool:
         """Did the last pick end early, so that another may hand out more?"""
-        return self._ready.more
+        return self._backlog.unfinished
 
     @property
     def leased(self) -> int:
@@ -162,7 +78,7 @@ class Queue:
     @property
     def blocked(self) -> int:
         """How many wait behind a message of their key."""
-        return sum(map(len, self._busy.values()))
+        return self._backlog.blocked
 
     def full(self, messages: int, size: int) -> bool:
         """Would so much more pass a cap whose policy is to refuse?"""
@@ -171,7 +87,7 @@ class Queue:
             return False
         return bool(
             (spec.max_messages and len(self.outstanding) + messages > spec.max_messages)
-            or (spec.max_bytes and self.size + size > spec.max_bytes)
+            or (spec.max_bytes and self._backlog.size + size > spec.max_bytes)
         )
 
     # Events: messages come in
@@ -181,19 +97,14 @@ class Queue:
         self.scanned = rows[-1][0]
         offsets = [row[0] for row in rows]
         add_rising(self.outstanding, offsets)
-        special = self._keyed or self._sizes is not None
-        for row in rows:
-            if special or (row[3] is not None and row[3][0] & self._special):
-                special = True
-                self._note(row)
-        if self.spec.max_messages or self.spec.max_bytes:
-            self._ingest(offsets)
+        special = self._backlog.note(rows)
+        capped = bool(self.spec.max_messages or self.spec.max_bytes)
+        if not (special or capped or self.paused or len(self._backlog)):
+            return self._hand_over(rows, now)
+        self._backlog.add(offsets)
+        if capped and self.spec.overflow is Overflow.DROP_OLDEST:
             self._drop_oldest()
-            return self.pick(now)
-        if special or self.paused or len(self._ready):
-            self._ingest(offsets)
-            return self.pick(now)
-        return self._hand_over(rows, now)
+        return self.pick(now)
 
     def restore(self, offsets: BitMap64) -> None:
         """At start: these are outstanding; their headers follow by `restore_header` before `restored`."""
@@ -202,7 +113,7 @@ class Queue:
     def restore_header(self, offset: int, meta: bytes | None, size: int) -> None:
         """At start: what a message's header says of key, priority, expiry, and the size of its body."""
         if offset in self.outstanding:
-            self._note((offset, "", 0, meta, b""), size)
+            self._backlog.note_header(offset, meta, size)
 
     def restored(self, records: Mapping[int, Record], scanned: int) -> None:
         """At start: all is known; make ready what is."""
@@ -213,71 +124,16 @@ class Queue:
             if record.due:
                 heappush(self._delayed, (record.due, offset))
                 waiting.discard(offset)
-                self._make_busy(offset)
-        if self._keyed or len(waiting) != len(self.outstanding):
-            self._ingest(list(waiting))
-        else:
-            self._ingest_bitmap(waiting)
-
-    def _ingest_bitmap(self, waiting: BitMap64) -> None:
-        for members in self._ready._members.values():
-            high = members & waiting
-            for offset in high:
-                self._ready.of(offset).add(offset, 0)
-            waiting -= high
-        self._ready.lowest.offsets |= waiting
-
-    def _note(self, row: Row, size: int | None = None) -> None:
-        offset, packed = row[0], row[3]
-        if self._sizes is not None:
-            self._sizes[offset] = nbytes = len(row[4]) if size is None else size
-            self.size += nbytes
-        if packed is None or not packed[0] & self._special:
-            return
-        meta = unpack_meta(packed)
-        if self._keyed and "key" in meta:
-            self._keys[offset] = (hash(meta["key"]) & _KEY_MASK) or 1
-        if priority := meta.get("priority", 0):
-            self._ready.prioritize(offset, priority)
-        if "expires_at" in meta:
-            self._expiring.setdefault(-(-meta["expires_at"] // 1000), BitMap64()).add(offset)
-
-    def _ingest(self, offsets: Sequence[int]) -> None:
-        if not offsets:
-            return
-        if not self._keyed and not self._ready._members:
-            add_rising(self._ready.lowest.offsets, offsets)
-            return
-        for offset in offsets:
-            self._wait(offset)
-
-    def _wait(self, offset: int) -> None:
-        key = self._keys[offset] if self._keyed else 0
-        if key in self._busy:
-            self._busy[key].add(offset)
-        else:
-            self._ready.of(offset).add(offset, key % BUCKETS)
+                self._backlog.occupy(offset)
+        self._backlog.restore(waiting)
 
     def _drop_oldest(self) -> None:
-        spec = self.spec
-        if spec.overflow is not Overflow.DROP_OLDEST:
-            return
-        excess = max(0, len(self.outstanding) - spec.max_messages) if spec.max_messages else 0
-        victims = self._ready.oldest(excess) if excess else []
-        if spec.max_bytes and self._sizes is not None:
-            over = self.size - spec.max_bytes - self._sizes.sum(victims)
-            for offset in self._ready.oldest(len(victims) + 1_000)[len(victims) :]:
-                if over <= 0:
-                    break
-                victims.append(offset)
-                over -= self._sizes[offset]
-        self.counters.dropped += self._settle_ready(victims)
-
-    def _settle_ready(self, offsets: Sequence[int]) -> int:
-        for offset in offsets:
-            self._ready.of(offset).discard(offset, self._keys[offset] % BUCKETS)
-        self._settled(offsets)
-        return len(offsets)
+        excess = len(self.outstanding) - self.spec.max_messages if self.spec.max_messages else 0
+        victims = self._backlog.surplus(excess, self.spec.max_bytes)
+        for offset in victims:
+            self._backlog.remove(offset)
+        self._settled(victims)
+        self.counters.dropped += len(victims)
 
     # Handing out
 
@@ -308,59 +164,24 @@ class Queue:
                 handouts.append(self._lease(member, [row[0] for row in part], now, part, size))
                 at += len(part)
         if at < len(rows):
-            self._ingest([row[0] for row in rows[at:]])
+            self._backlog.add([row[0] for row in rows[at:]])
         return handouts
 
     def pick(self, now: float, limit: int = 1_000) -> list[Handout]:
         """Lease what is ready to whom has credit, at most `limit` messages each; the caller finds the rows and may
         `unpick` those that do not fit the bytes granted."""
         handouts: list[Handout] = []
-        if self.paused or not len(self._ready):
+        if self.paused or not len(self._backlog):
             return handouts
         eager = self._eager()
         self._turn += 1
         for i in range(len(eager)):
             member = eager[(i + self._turn) % len(eager)]
-            share = -(-len(self._ready) // (len(eager) - i))
-            admit = self._admit if self.spec.ordered else None
-            offsets = self._ready.take(min(share, member.credit, limit), admit)
+            share = -(-len(self._backlog) // (len(eager) - i))
+            offsets = self._backlog.take(min(share, member.credit, limit))
             if offsets:
                 handouts.append(self._lease(member, offsets, now, None, 0))
         return handouts
-
-    def _admit(self, offset: int) -> bool:
-        key = self._keys[offset]
-        if not key:
-            return True
-        if key in self._promised:
-            self._promised.discard(key)
-            self._heads[key] = offset  # if it is not the promised one, that one is turned away when its turn comes
-            return True
-        if key in self._busy:
-            self._busy[key].add(offset)
-            return False
-        self._heads[key], self._busy[key] = offset, BitMap64()
-        return True
-
-    def _make_busy(self, offset: int) -> None:
-        if self.spec.ordered and (key := self._keys[offset]) and key not in self._heads:
-            self._heads[key], self._busy[key] = offset, BitMap64()
-
-    def _unblock(self, offset: int) -> None:
-        """If this is the head of its key, it is out of the way: the next of those behind it is ready, and only that
-        one, so that a settle costs the same however many wait."""
-        key = self._keys[offset]
-        if self._heads.get(key) != offset:
-            return
-        self._promised.discard(key)
-        waiting = self._busy[key]
-        if not waiting:
-            del self._heads[key], self._busy[key]
-            return
-        head = self._heads[key] = self._ready.first(waiting)
-        waiting.discard(head)
-        self._promised.add(key)
-        self._ready.of(head).add(head, key % BUCKETS)
 
     def _lease(self, member: Member, offsets: list[int], now: float, rows: Sequence[Row] | None, size: int) -> Handout:
         self._lease_number += 1
@@ -381,7 +202,7 @@ class Queue:
         for offset in offsets:
             if member.leased.pop(offset, None) is not None:
                 member.credit += 1
-                self._back(offset)
+                self._backlog.back(offset)
 
     def gone(self, member: Member, offsets: Sequence[int]) -> None:
         """These of a pick are no longer in the log: nothing is left to deliver."""
@@ -450,7 +271,7 @@ class Queue:
                 self.counters.acked += 1
                 self._settled([offset])
             elif outcome is Outcome.RELEASE:
-                self._back(offset)
+                self._backlog.back(offset)
             elif outcome is Outcome.REJECT:
                 self._remember(offset, "rejected", error, wall)
                 self._kill(offset, "rejected")
@@ -491,15 +312,10 @@ class Queue:
 
     def _take_out(self, offset: int) -> None:
         """Out of ready, delayed or blocked: the caller settles or delays it anew."""
-        key = self._keys[offset] if self._keyed else 0
-        self._ready.of(offset).discard(offset, key % BUCKETS)
-        if key and self._heads.get(key) == offset:
-            self._promised.discard(key)
+        self._backlog.remove(offset)
         record = self.records.get(offset)
-        if record is not None and record.due:
+        if record is not None:
             record.due = 0
-        elif key and key in self._busy:
-            self._busy[key].discard(offset)
 
     def _settled(self, offsets: Sequence[int]) -> None:
         if not offsets:
@@ -507,24 +323,11 @@ class Queue:
         gone = BitMap64(offsets)
         self.outstanding -= gone
         self._dirty_pages |= pages_of(offsets)
-        if self._sizes is not None:
-            self.size -= self._sizes.sum(offsets)
         if self.records:
             for offset in offsets:
                 if self.records.pop(offset, None) is not None:
                     self._dirty_records.add(offset)
-        if self._ready._members:
-            self._ready.forget(gone)
-        if self._busy:
-            for offset in offsets:
-                self._unblock(offset)
-
-    def _back(self, offset: int) -> None:
-        """Ready again, at its old place; first of its key."""
-        key = self._keys[offset] if self._keyed else 0
-        if key and self._heads.get(key) == offset:
-            self._promised.add(key)
-        self._ready.of(offset).add(offset, key % BUCKETS)
+        self._backlog.settled(offsets, gone)
 
     def _record(self, offset: int) -> Record:
         self._dirty_records.add(offset)
@@ -549,18 +352,18 @@ class Queue:
             self._kill(offset, "too many attempts")
             return
         self.counters.retried += 1
-        wait = decided if delay is None else delay
+        wait = min(decided if delay is None else delay, MAX_DELAY)
         if wait:
             record.due = wall + wait
             heappush(self._delayed, (record.due, offset))
-            self._make_busy(offset)
+            self._backlog.occupy(offset)
         else:
-            self._back(offset)
+            self._backlog.back(offset)
 
     def _kill(self, offset: int, reason: str) -> None:
         history = self.records[offset].history if offset in self.records else []
         self._dying.add(offset)
-        self._make_busy(offset)
+        self._backlog.occupy(offset)
         self._dead.append(Dead(offset, reason, history))
 
     # Events: consumers change
@@ -600,18 +403,17 @@ class Queue:
                 if record.deliveries >= self.spec.max_deliveries:
                     self._kill(offset, "worker lost too often")
                     continue
-            self._back(offset)
+            self._backlog.back(offset)
 
     def purge(self) -> int:
         """Settle all that is ready, delayed or blocked; returns how many."""
         held = BitMap64(self._dying)
         for member in self.members:
             held.update(member.leased)
-        offsets = list(self.outstanding - held)
-        for offset in offsets:
-            self._take_out(offset)
-        self._settled(offsets)
-        return len(offsets)
+        gone = self.outstanding - held
+        self._backlog.remove_all(gone)
+        self._settled(list(gone))
+        return len(gone)
 
     # Time
 
@@ -622,8 +424,8 @@ class Queue:
             times.append(now)
         if self._delayed:
             times.append(now + (self._delayed[0][0] - wall) / 1000)
-        if self._expiring:
-            times.append(now + min(self._expiring) - wall / 1000)
+        if (expiry := self._backlog.next_expiry) is not None:
+            times.append(now + (expiry - wall) / 1000)
         return min(times, default=None)
 
     def tick(self, now: float, wall: int, chance: float) -> None:
@@ -636,9 +438,9 @@ class Queue:
             if record is not None and record.due == due:
                 record.due = 0
                 self._dirty_records.add(offset)
-                self._back(offset)
-        for second in [s for s in self._expiring if s * 1000 <= wall]:
-            self._expire(self._expiring.pop(second))
+                self._backlog.back(offset)
+        if ended := self._backlog.expired(wall):
+            self._expire(ended)
 
     def _end_leases(self, now: float, wall: int, chance: float) -> None:
         self._earliest = None
@@ -690,7 +492,7 @@ class Queue:
         changes.records = {offset: self.records.get(offset) for offset in self._dirty_records}
         self._dirty_pages.clear()
         self._dirty_records.clear()
-        self._keys.forget_below(floor)
+        self._backlog.forget_below(floor)
         return changes
 
     def _settled_in(self, page: int, floor: int) -> BitMap64:
@@ -701,14 +503,3 @@ class Queue:
             settled.add_range(first, last)
             settled -= self.outstanding
         return settled
-
-
-def fitting(rows: Sequence[Row], room: int, alone: bool) -> tuple[Sequence[Row], int]:
-    """The rows from the front whose bodies fit into `room` bytes, and their size; when none does and the consumer
-    holds nothing (`alone`), the first all the same."""
-    size = 0
-    for count, row in enumerate(rows):
-        if size + len(row[4]) > room and not (alone and count == 0):
-            return rows[:count], size
-        size += len(row[4])
-    return rows, size

@@ -8,8 +8,8 @@ of the loop, so no message falls between. Floor 0.
 
 from collections.abc import Sequence
 
+from broker.core.lease import fitting
 from broker.core.message import Row
-from broker.core.queue import fitting
 from broker.core.subscription import Consumer, Delivery
 
 

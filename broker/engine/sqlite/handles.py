@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
+from broker.core.lease import Handout, Member, fitting
 from broker.core.message import EXPIRES, Row, unpack_meta
-from broker.core.queue import Handout, Member, Queue, fitting
+from broker.core.queue import Queue
 from broker.core.subscription import Consumer, Delivery, Outcome, Spec
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pyroaring import BitMap, BitMap64
 
 from broker.core.errors import BrokerError, Code
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
-from broker.core.queue import Record
+from broker.core.record import Record
 from broker.core.spec import parse_spec
 from broker.core.topic import Trie
 from broker.engine.sqlite import reading

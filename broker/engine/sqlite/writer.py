@@ -19,7 +19,7 @@ from pyroaring import BitMap
 from broker.core.errors import BrokerError, Code
 from broker.core.message import NAMED, Draft, Row
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
-from broker.core.queue import Changes
+from broker.core.record import Changes
 from broker.engine.base import Receipt, Unit
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import Directory
