@@ -87,6 +87,7 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._state = "running"
+        self._stopped = False
 
     # Life
 
@@ -169,7 +170,10 @@ class Daemon:
         log.info("ready", extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir)})
 
     async def stop(self) -> None:
-        """Drain, commit what waits, close. Each step is taken, whatever the one before it did."""
+        """Drain, commit what waits, close. Each step is taken, whatever the one before it did. Once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._notifier.stopping("draining")
         log.info("draining", extra={"grace_ms": self.config.grace})
         await self._drain()
@@ -245,7 +249,8 @@ class Daemon:
 
     async def _is_alive(self, within: float) -> bool:
         try:
-            await asyncio.wait_for(self.hub.committed(Unit(sender=self)), within)
+            async with asyncio.timeout(within):
+                await self.hub.committed(Unit(sender=self))
         except (BrokerError, TimeoutError) as error:
             log.error("the writer gives no sign of life", extra={"error": str(error)})  # noqa: TRY400
             return False
@@ -266,7 +271,8 @@ class Daemon:
             log.info(
                 "the system's limit of open files allows fewer connections", extra={"connections": admission.limit}
             )
-        sockets = {door: self._sockets(door) for door in DOORS}
+        inherited = inherited_sockets(self._environ, DOORS)
+        sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}
         self._native = NativeServer(self.hub, config.native, admission)
         self._http = HttpServer(self.hub, config.http, admission=admission, more=self._connectors)
         await self._native.start(sockets["native"])
@@ -280,20 +286,19 @@ class Daemon:
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
         return {"webhooks": webhooks, "drop": {feed: asdict(folder.status()) for feed, folder in self._drops.items()}}
 
-    def _sockets(self, door: str) -> list[socket.socket]:
-        """From the service manager if it opened some for this door, else our own."""
-        inherited = inherited_sockets(self._environ, DOORS).get(door)
-        if inherited is None:
-            options = getattr(self.config, door)
-            host = options.host if getattr(options, "tcp", True) else None
-            inherited = open_sockets(door, host, options.port, getattr(options, "unix", None))
-        for sock in inherited:
+    def _sockets(self, door: str, inherited: list[socket.socket]) -> list[socket.socket]:
+        """Those that the service manager opened for this door, else our own."""
+        options = getattr(self.config, door)
+        host = options.host if getattr(options, "tcp", True) else None
+        sockets = inherited or open_sockets(door, host, options.port, getattr(options, "unix", None))
+        for sock in sockets:
             self._stack.callback(sock.close)
+        for sock in sockets:
             if not stays_here(sock):
                 raise ListenError(
                     f"{door}: others could reach {address_of(sock)}, and there is no [auth]; use loopback"
                 )
-        return inherited
+        return sockets
 
     # Configuration
 
@@ -309,7 +314,7 @@ class Daemon:
             except BrokerError as error:
                 log.error("declared subscription left as it is", extra={"subscription": spec.name, "error": error.text})  # noqa: TRY400
             else:
-                log.info("declared subscription set", extra={"subscription": spec.name, "created": before is None})
+                log.info("declared subscription set", extra={"subscription": spec.name, "new": before is None})
 
     async def _reload_on_request(self) -> None:
         while True:

@@ -32,6 +32,10 @@ def raise_file_limit(connections: int) -> int:
     wanted = connections + RESERVED_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        except (OSError, ValueError):  # a sandbox may forbid it; then what there is has to do
+            pass
     return connections if soft == resource.RLIM_INFINITY else max(0, min(connections, soft - RESERVED_FILES))

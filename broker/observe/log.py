@@ -132,6 +132,10 @@ def _quoted(value: Any) -> str:
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours, to be told from those of an embedding program or a test."""
+
+
 def configure_logging(options: LogOptions, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
     """Send all logs of the process to `stream` (stderr) in the form and from the level the options ask for.
 
@@ -139,11 +143,11 @@ def configure_logging(options: LogOptions, secrets: Iterable[str] = (), stream: 
     """
     stream = stream or sys.stderr
     as_logfmt = options.format == "logfmt" or (options.format == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(LogfmtFormatter() if as_logfmt else JsonFormatter())
     handler.addFilter(RedactingFilter(secrets))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [h for h in root.handlers if not isinstance(h, _Handler)] + [handler]
     root.setLevel(options.level.upper())
     logging.captureWarnings(capture=True)
     for name in ("asyncio", "aiosqlite", "aiohttp.access", "watchfiles"):

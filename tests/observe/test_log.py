@@ -1,14 +1,17 @@
 """What a log line looks like, and what never gets into one."""
 
+import ast
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import broker
 from broker.observe.log import (
     HIDDEN,
     JsonFormatter,
@@ -131,3 +134,18 @@ def test_a_long_text_is_cut() -> None:
 )
 def test_which_names_hold_secrets(name: str, is_one: bool) -> None:
     assert is_secret_name(name) is is_one
+
+
+def test_no_field_in_the_code_has_a_name_that_logging_forbids() -> None:
+    forbidden = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+    files = sorted(Path(broker.__file__).parent.rglob("*.py"))
+    fields = [
+        (file.name, key.value)
+        for file in files
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.keyword) and call.arg == "extra"
+        for key in ast.walk(call.value)
+        if isinstance(key, ast.Constant)
+    ]
+    assert len(fields) > 20
+    assert [(file, name) for file, name in fields if name in forbidden] == []

@@ -81,7 +81,8 @@ class WebhookSender:
                     await self.reconcile()
                 self.tick()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), TICK)
+                    async with asyncio.timeout(TICK):  # wait_for would swallow a cancel that meets a change
+                        await self._changed.wait()
         finally:
             await self.drain(0)
             await self._poster.close()
