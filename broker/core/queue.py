@@ -19,6 +19,7 @@ from typing import Any
 from pyroaring import BitMap64
 
 from broker.core.backlog import Backlog
+from broker.core.lease import Handout, Lease, Member, fitting
 from broker.core.message import MAX_DELAY, Row
 from broker.core.offsets import PAGE_SIZE, add_rising, page_of, pages_of
 from broker.core.record import Changes, Counters, Dead, Record
