@@ -109,6 +109,9 @@ class Hub:
 
     def commit(self, unit: Unit) -> None:
         """Hand a unit of authorized, checked work to the engine; it is answered through `unit.done`."""
+        for settle in unit.settles:
+            if type(settle.offset) is not int or not 0 <= settle.offset < 1 << 63:
+                raise BrokerError(Code.BAD_REQUEST, f"{settle.offset!r} is no offset of a message")
         self.engine.commit(unit)
 
     async def publish(
