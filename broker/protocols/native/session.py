@@ -4,25 +4,21 @@ The shell gives it `write`, tells it when the socket is full or drained, and clo
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
-from broker.core.message import Draft
 from broker.core.position import Start
-from broker.core.subscription import Kind, Outcome
-from broker.engine.base import Attachment, Receipt, Scheduled, Set, Settle, Unit
+from broker.core.subscription import Kind
+from broker.engine.base import Attachment, Receipt, Unit
 from broker.hub import Hub
 from broker.protocols.native import wire
+from broker.protocols.native.intake import Intake, offsets_of, outcome_of, settle_options
 from broker.protocols.native.tie import UNLIMITED, Tie
 from broker.protocols.native.wire import Frame, encode
 
 logger = logging.getLogger(__name__)
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_PAIRS = {2}
-_BYTES = {bytes}
-ATOMIC = 1
 MAX_REQUESTS = 100
 
 
@@ -62,15 +58,10 @@ class Session:
         self.greeted = False
         self.closed = False
         self.ties: dict[int, Tie] = {}
-        self.uncommitted = 0
-        self._held = False
-        self._sequence = 0
-        self._topics: set[str] = set()
-        self._unit: Unit | None = None
-        self._marks: list[tuple[int, int, int]] = []  # of the unit: sequence, index of its first draft, count
+        self.intake = Intake(self)
         self._full = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
-            wire.PUBLISH: self._publish,
+            wire.PUBLISH: self.intake.publish,
             wire.SETTLE: self._settle,
             wire.CREDIT: self._credit,
             wire.ATTACH: self._attach,
@@ -78,7 +69,7 @@ class Session:
             wire.STARTED: self._started,
             wire.DETACH: self._detach,
             wire.REQUEST: self._request,
-            wire.UNIT: self._transact,
+            wire.UNIT: self.intake.transact,
             wire.PING: lambda frame: self.send(wire.PONG, *frame[1:2]),
             wire.PONG: lambda frame: None,
             wire.GOODBYE: self._goodbye,
@@ -97,7 +88,7 @@ class Session:
                 if handler is None:
                     raise BrokerError(Code.BAD_FRAME, f"no frame type {frame[0]}")
                 handler(frame)
-            self._submit()
+            self.intake.submit()
         except BrokerError as error:
             self.fail(error)
         except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
@@ -162,7 +153,7 @@ class Session:
 
     def _welcome(self, sequence: int) -> None:
         limits = self.hub.limits
-        self._sequence = sequence
+        self.intake.greeted(sequence)
         self.greeted = True
         self.reader.max_frame = limits.max_frame
         info = {
@@ -177,198 +168,13 @@ class Session:
         }
         self.send(wire.WELCOME, wire.VERSION, info)
 
-    # Step 1: publish
-
-    def _publish(self, frame: Frame) -> None:
-        sequence, messages = frame[1], frame[2]
-        if len(messages) > self.hub.limits.max_batch:
-            raise BrokerError(Code.BAD_FRAME, f"a frame holds at most {self.hub.limits.max_batch} messages")
-        messages = self._fresh(sequence, messages)
-        if not messages:
-            return
-        first = self._sequence + 1
-        self._sequence += len(messages)
-        atomic = len(frame) > 3 and frame[3] == ATOMIC
-        if atomic:
-            self._submit()
-        if set(map(len, messages)) != _PAIRS or not self._plain(first, messages):
-            self._mixed(first, messages, atomic=atomic)
-        if atomic:
-            self._submit()
-
-    def _fresh(self, sequence: int, messages: Sequence[Any]) -> Sequence[Any]:
-        """Leave out what this publisher sent before. Raises BAD_FRAME for a gap."""
-        expected = self._sequence + 1
-        if sequence == expected:
-            return messages
-        if type(sequence) is not int or sequence > expected:
-            raise BrokerError(Code.BAD_FRAME, f"sequence {sequence} where {expected} was due")
-        known = expected - sequence
-        self.shell.soon(lambda: self.send(wire.CONFIRM, min(self._sequence, sequence + len(messages) - 1), (), ()))
-        return messages[known:]
-
-    def _plain(self, sequence: int, messages: Sequence[Any]) -> bool:
-        """The fast path: topics known, bodies fit, no options. False when a message needs a closer look."""
-        topics, bodies = zip(*messages, strict=True)
-        if not self._topics.issuperset(topics):
-            for topic in set(topics):
-                if topic not in self._topics:
-                    try:
-                        self._topics.add(self.hub.check_publish(self.principal, topic))
-                    except BrokerError:
-                        return False
-        lengths = list(map(len, bodies))
-        if set(map(type, bodies)) != _BYTES or max(lengths) > self.hub.limits.max_body:
-            return False
-        unit = self._open()
-        self._marks.append((sequence, len(unit.publishes), len(messages)))
-        unit.publishes += [(topic, None, body) for topic, body in messages]
-        unit.size += sum(lengths)
-        return True
-
-    def _open(self) -> Unit:
-        """The unit that gathers what one read of the socket brings."""
-        if self._unit is None:
-            self._unit = Unit(sender=self)
-            self._marks = []
-        return self._unit
-
-    def _mixed(self, sequence: int, messages: Sequence[Any], *, atomic: bool) -> None:
-        """Messages with options, or with something wrong: one by one."""
-        unit = self._open()
-        first, index = sequence, len(unit.publishes)
-        for i, message in enumerate(messages):
-            try:
-                draft = self._draft(message)
-            except BrokerError as error:
-                if atomic:
-                    self._unit = None
-                    self._refuse(sequence, len(messages), error)
-                    self._open()
-                    self._marks.append((sequence, 0, 0))
-                    return
-                self._refuse(sequence + i, 1, error)
-            else:
-                if not isinstance(draft, Scheduled):
-                    unit.publishes.append(draft)
-                    unit.size += len(draft[2]) + len(draft[1] or b"")
-                    continue
-                unit.schedules.append(draft)
-                unit.size += len(draft.draft[2])
-            self._marks.append((first, index, len(unit.publishes) - index))
-            first, index = sequence + i + 1, len(unit.publishes)
-        self._marks.append((first, index, len(unit.publishes) - index))
-
-    def _draft(self, message: Any) -> Draft | Scheduled:
-        topic, body = message[0], message[1]
-        options = message[2] if len(message) > 2 else None
-        if topic not in self._topics:
-            self._topics.add(self.hub.check_publish(self.principal, topic))
-        if type(body) is not bytes:
-            raise BrokerError(Code.BAD_MESSAGE, "the body must be bin")
-        if len(body) > self.hub.limits.max_body:
-            raise BrokerError(
-                Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {self.hub.limits.max_body}"
-            )
-        if options is None:
-            return (topic, None, body)
-        if type(options) is not dict:
-            raise BrokerError(Code.BAD_OPTION, "options must be a map")
-        return self.hub.draft_with(topic, body, options)
-
-    def _refuse(self, sequence: int, count: int, error: BrokerError) -> None:
-        self.send(wire.REFUSE, sequence, count, error.code.value, error.text)
-
-    def _submit(self) -> None:
-        """Hand what was gathered from one read to the hub, as one unit."""
-        unit = self._unit
-        if unit is None:
-            return
-        self._unit = None
-        self._commit(unit, self._marks, self._sequence)
-
-    def _commit(self, unit: Unit, marks: list[tuple[int, int, int]], last: int) -> None:
-        first = marks[0][0]
-        size = unit.size
-
-        def done(receipt: Receipt) -> None:
-            self._confirmed(first, last, marks, size, receipt)
-
-        unit.done = done
-        if self.publisher is not None:
-            unit.publisher = (self.publisher, last)
-        self.uncommitted += size
-        try:
-            self.hub.commit(unit)
-        except BrokerError as error:
-            done(Receipt(error=error))
-            return
-        if self.uncommitted > self.hub.limits.max_uncommitted_per_connection and not self._held:
-            self._held = True
-            self.shell.hold(reading=False)
-
-    def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
-        self.uncommitted -= size
-        if self._held and self.uncommitted <= self.hub.limits.max_uncommitted_per_connection // 2:
-            self._held = False
-            self.shell.hold(reading=True)
-        if receipt.error is not None:
-            self._refuse(first, last - first + 1, receipt.error)
-            self.send(wire.CONFIRM, last, (), ())
-            return
-        if not receipt.duplicates:
-            self.send(wire.CONFIRM, last, _runs(marks, receipt), ())
-            return
-        duplicates = [(_sequence_of(marks, i), offset) for i, offset in receipt.duplicates.items()]
-        runs = _runs(_without(marks, receipt.duplicates), receipt)
-        self.send(wire.CONFIRM, last, runs, duplicates)
-
-    def _transact(self, frame: Frame) -> None:
-        """UNIT: everything of it in one transaction."""
-        sequence, parts = frame[1], frame[2]
-        self._submit()
-        if not self._fresh(sequence, (parts,)):
-            return
-        self._sequence += 1
-        unit = Unit(sender=self)
-        try:
-            for message in parts.get("publish", ()):
-                draft = self._draft(message)
-                if isinstance(draft, Scheduled):
-                    unit.schedules.append(draft)
-                else:
-                    unit.publishes.append(draft)
-                    unit.size += len(draft[2])
-            for entry in parts.get("settle", ()):
-                unit.settles += self._settles(*entry)
-            for entry in parts.get("set", ()):
-                unit.sets.append(self._set_of(*entry))
-        except BrokerError as error:
-            self._refuse(sequence, 1, error)
-            unit = Unit(sender=self)
-        self._commit(unit, [(sequence, 0, len(unit.publishes))], sequence)
-
-    def _settles(self, number: int, outcome: str, offsets: Sequence[int], options: Any = None) -> list[Settle]:
-        tie = self.ties[number]
-        if tie.subscription is None:
-            raise BrokerError(Code.WRONG_KIND, "only a queue's consumer can settle in a unit")
-        delay, error = _settle_options(options)
-        return [
-            Settle(tie.subscription, _outcome(outcome), offset, tie.attachment.held(offset), delay, error)
-            for offset in offsets
-        ]
-
-    def _set_of(self, key: Any, value: Any, expect: Any = None) -> Set:
-        self.hub.check_key(self.principal, key, value)
-        if expect is not None and type(expect) is not int:
-            raise BrokerError(Code.BAD_REQUEST, "expect must be a revision")
-        return Set(key, value, expect)
-
     # Steps 3 to 5: consume
 
     def _attach(self, frame: Frame) -> None:
         number, subscription = frame[1], frame[2] if len(frame) > 2 else None
         options = (frame[3] if len(frame) > 3 else None) or {}
+        if type(options) is not dict:
+            raise BrokerError(Code.BAD_FRAME, "options must be a map")
         if type(number) is not int or number in self.ties:
             raise BrokerError(Code.BAD_FRAME, f"consumer {number!r} is taken or no number")
         if len(self.ties) >= self.hub.limits.max_consumers_per_connection:
@@ -420,9 +226,9 @@ class Session:
             return
         options = frame[4] if len(frame) > 4 else None
         if options:
-            lost = tie.attachment.settle(_outcome(frame[2]), frame[3], *_settle_options(options))
+            lost = tie.attachment.settle(outcome_of(frame[2]), offsets_of(frame[3]), *settle_options(options))
         else:
-            lost = tie.attachment.settle(_outcome(frame[2]), frame[3])
+            lost = tie.attachment.settle(outcome_of(frame[2]), offsets_of(frame[3]))
         if request is not None:
             self._reply_after_commit(request, list(lost))
 
@@ -433,7 +239,7 @@ class Session:
             else:
                 self.send(wire.ERROR, request, receipt.error.code.value, receipt.error.text)
 
-        self._submit()
+        self.intake.submit()
         self.hub.commit(Unit(sender=self, done=done))
 
     def _extend(self, frame: Frame) -> None:
@@ -442,12 +248,12 @@ class Session:
             duration = frame[3]
             if type(duration) is not int or not 0 < duration <= 86_400_000:
                 raise BrokerError(Code.BAD_FRAME, "a lease is extended by 1 to 86400000 ms")
-            tie.attachment.extend(frame[2], duration)
+            tie.attachment.extend(offsets_of(frame[2]), duration)
 
     def _started(self, frame: Frame) -> None:
         tie = self._tie(frame[1])
         if tie is not None:
-            tie.attachment.started(frame[2])
+            tie.attachment.started(offsets_of(frame[2]))
 
     def _detach(self, frame: Frame) -> None:
         tie = self.ties.pop(frame[1], None)
@@ -476,34 +282,16 @@ class Session:
         arguments = frame[3] if len(frame) > 3 else None
         if type(number) is not int or type(verb) is not str:
             raise BrokerError(Code.BAD_FRAME, "a request has a number and a verb")
-        self._submit()
+        self.intake.submit()
         self.shell.request(number, verb, arguments or {})
 
     def _goodbye(self, frame: Frame) -> None:
-        self._submit()
+        self.intake.submit()
 
         def done(receipt: Receipt) -> None:
             self.close()
 
         self.hub.commit(Unit(sender=self, done=done))
-
-
-def _outcome(text: Any) -> Outcome:
-    outcome = _OUTCOMES.get(text)
-    if outcome is None:
-        raise BrokerError(Code.BAD_FRAME, f"no outcome {text!r}; there are {', '.join(_OUTCOMES)}")
-    return outcome
-
-
-def _settle_options(options: Any) -> tuple[int | None, str | None]:
-    if not options:
-        return None, None
-    delay, error = options.get("delay"), options.get("error")
-    if delay is not None and (type(delay) is not int or delay < 0):
-        raise BrokerError(Code.BAD_FRAME, "delay must be milliseconds, 0 or more")
-    if error is not None and type(error) is not str:
-        raise BrokerError(Code.BAD_FRAME, "error must be text")
-    return delay, error
 
 
 def _amount(value: Any) -> int:
@@ -512,28 +300,3 @@ def _amount(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise BrokerError(Code.BAD_FRAME, "credit must be a whole number, 0 or more")
     return min(value, UNLIMITED)
-
-
-def _runs(marks: Sequence[tuple[int, int, int]], receipt: Receipt) -> list[tuple[int, int, int, int]]:
-    """(sequence, count, offset, at) of consecutive new messages."""
-    runs: list[tuple[int, int, int, int]] = []
-    for sequence, index, count in marks:
-        if not count:
-            continue
-        offset = receipt.offset + index
-        if runs and runs[-1][0] + runs[-1][1] == sequence and runs[-1][2] + runs[-1][1] == offset:
-            last = runs[-1]
-            runs[-1] = (last[0], last[1] + count, last[2], receipt.at)
-        else:
-            runs.append((sequence, count, offset, receipt.at))
-    return runs
-
-
-def _sequence_of(marks: Sequence[tuple[int, int, int]], index: int) -> int:
-    return next(s + index - first for s, first, count in marks if first <= index < first + count)
-
-
-def _without(marks: Sequence[tuple[int, int, int]], gone: Any) -> list[tuple[int, int, int]]:
-    return [
-        (sequence + i, first + i, 1) for sequence, first, count in marks for i in range(count) if first + i not in gone
-    ]
