@@ -1,0 +1,139 @@
+"""The daemon as people and service managers run it: a process, its output, its signals, its end."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.served import WITHIN, Served
+
+pytestmark = pytest.mark.system
+
+QUEUE = '[queues.work]\ntopics = ["work/#"]\n'
+
+
+def call(served: Served, method: str, path: str, body: bytes | None = None) -> Any:
+    url = f"http://{served.address('http')}{path}"
+    request = urllib.request.Request(url, body, {"Content-Type": "text/plain"}, method=method)
+    with urllib.request.urlopen(request, timeout=WITHIN) as response:
+        return json.loads(response.read() or b"null")
+
+
+def publish(served: Served, body: bytes) -> int:
+    return int(call(served, "POST", "/v1/topics/work/1/messages", body)["offset"])
+
+
+def bodies(served: Served) -> list[str]:
+    return [m["body"] for m in call(served, "GET", "/v1/topics/work/1/messages?from=earliest&limit=100")["messages"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal_and_keeps_what_it_confirmed(tmp_path: Path, number: signal.Signals) -> None:
+    with Served(tmp_path, QUEUE) as served:
+        served.ready()
+        assert [line.split()[1] for line in served.out] == ["native", "http", "ready"]
+        publish(served, b"one")
+        served.signal(number)
+        assert served.ended() == 0
+        assert [json.loads(line)["message"] for line in served.log][-2:] == ["draining", "stopped"]
+    with Served(tmp_path, QUEUE) as served:
+        assert bodies(served.ready()) == ["one"]
+
+
+def test_kill_9_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
+    with Served(tmp_path, QUEUE) as served:
+        offsets = [publish(served.ready(), str(i).encode()) for i in range(20)]
+        served.signal(signal.SIGKILL)
+        assert served.ended() == -signal.SIGKILL
+    with Served(tmp_path, QUEUE) as served:
+        assert bodies(served.ready()) == [str(i) for i in range(20)]
+        assert publish(served, b"next") > offsets[-1]
+
+
+def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        served.until(lambda: any('"recovered"' in line for line in served.log) or "postroom: ready" in served.out)
+        served.signal(signal.SIGTERM)
+        assert served.ended() == 0
+
+
+def test_a_second_daemon_on_the_folder_is_refused(tmp_path: Path) -> None:
+    with Served(tmp_path) as first:
+        first.ready()
+        with Served(tmp_path) as second:
+            assert second.ended() == 1
+            assert f"postroom: the daemon with pid {first.process.pid} has the data folder" in second.log[-1]
+        publish(first, b"still here")
+
+
+def test_a_configuration_with_problems_is_refused_by_key(tmp_path: Path) -> None:
+    with Served(tmp_path, "[limits]\nmax_bodi = 5") as served:
+        assert served.ended() == 1
+        assert served.log[-1] == "  limits.max_bodi: unknown key; did you mean max_body?"
+
+
+def test_a_taken_port_is_refused_with_the_mend(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        with Served(tmp_path, environ={"POSTROOM_HTTP__PORT": taken}) as served:
+            assert served.ended() == 1
+            assert f"http: cannot listen on 127.0.0.1:{taken}: the port is taken" in served.log[-1]
+
+
+def test_sighup_takes_up_the_file(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        served.ready()
+        served.config.write_text(QUEUE + "[http]\nkeepalive = 5\n")
+        served.signal(signal.SIGHUP)
+        served.until(lambda: any("configuration taken up" in line for line in served.log))
+        (told,) = [json.loads(line) for line in served.log if "configuration taken up" in line]
+        assert (told["changed"], told["needs_restart"]) == (["http", "queues"], ["http"])
+        assert call(served, "GET", "/v1/subscriptions/work")["topics"] == ["work/#"]
+        served.config.write_text("[queues.work]\ntopics = 5")
+        served.signal(signal.SIGHUP)
+        served.until(lambda: any("nothing was changed" in line for line in served.log))
+        served.signal(signal.SIGTERM)
+        assert served.ended() == 0
+
+
+def test_sockets_of_the_service_manager_are_taken(tmp_path: Path) -> None:
+    """Two doors by name, as systemd hands them over: descriptors from 3, LISTEN_PID is the daemon's."""
+    with socket.create_server(("127.0.0.1", 0)) as http, socket.socket(socket.AF_UNIX) as native:
+        native.bind(str(tmp_path / "native"))
+        native.listen()
+        hand_over = (
+            "import fcntl, os, sys\n"
+            "kept = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 100) for fd in sys.argv[1:3]]\n"
+            "for target, fd in zip((3, 4), kept): os.dup2(fd, target)\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "os.execv(sys.argv[3], sys.argv[3:])\n"
+        )
+        fds = [os.dup(http.fileno()), os.dup(native.fileno())]
+        environ = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:native"}
+        prefix = [sys.executable, "-c", hand_over, *map(str, fds)]
+        with Served(tmp_path, environ=environ, prefix=prefix, pass_fds=fds) as served:
+            for fd in fds:
+                os.close(fd)
+            served.ready()
+            assert served.address("http") == f"127.0.0.1:{http.getsockname()[1]}"
+            assert served.address("native") == f"unix:{tmp_path / 'native'}"
+            publish(served, b"one")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "native"))
+            served.signal(signal.SIGTERM)
+            assert served.ended() == 0
+        with socket.create_connection(http.getsockname(), timeout=WITHIN):
+            pass  # the manager's socket still takes connections: they wait for the next daemon
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    with Served(tmp_path, f'[native]\ntcp = false\nunix = "{tmp_path}/n"') as served:
+        assert served.ready().address("native") == f"unix:{tmp_path}/n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/n")

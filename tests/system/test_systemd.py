@@ -1,0 +1,127 @@
+"""What systemd and the daemon expect of one another: the protocol against a socket of the test's own, the unit by
+systemd's own judgement."""
+
+import configparser
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.served import WITHIN, Served
+
+pytestmark = pytest.mark.system
+
+UNIT = Path(__file__).parents[2] / "systemd" / "postroom.service"
+EXPOSURE = "20"
+"""Ten times the highest exposure level that is accepted."""
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(WITHIN)
+        yield listening
+
+
+def heard_until(manager: socket.socket, line: str) -> list[str]:
+    """Everything up to this line."""
+    lines: list[str] = []
+    while line not in lines:
+        lines += manager.recv(4096).decode().split("\n")
+    return lines
+
+
+def falls_silent(manager: socket.socket, seconds: float) -> bool:
+    """Is what was under way followed by silence for so long?"""
+    manager.settimeout(seconds)
+    try:
+        for _ in range(100):
+            manager.recv(4096)
+    except TimeoutError:
+        return True
+    finally:
+        manager.settimeout(WITHIN)
+    return False
+
+
+def test_the_manager_hears_ready_alive_reloading_and_stopping(tmp_path: Path, manager: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+    with Served(tmp_path, environ=environ) as served:
+        started = heard_until(manager, "READY=1")
+        assert started[0] == "STATUS=recovering the log"
+        served.ready()
+        with socket.create_connection(("127.0.0.1", int(served.address("native").split(":")[1])), timeout=WITHIN):
+            pass  # ready means that the listeners take connections
+        assert f"MAINPID={served.process.pid}" in started
+        heard_until(manager, "WATCHDOG=1")
+        served.signal(signal.SIGHUP)
+        assert "RELOADING=1" in heard_until(manager, "READY=1")
+        served.signal(signal.SIGTERM)
+        assert "STATUS=draining" not in heard_until(manager, "STOPPING=1")[:-1]
+        assert served.ended() == 0
+
+
+def test_a_daemon_that_hangs_does_not_feed_the_watchdog(tmp_path: Path, manager: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+    with Served(tmp_path, environ=environ) as served:
+        heard_until(manager, "WATCHDOG=1")
+        served.signal(signal.SIGSTOP)
+        assert falls_silent(manager, 1.0)
+        served.signal(signal.SIGCONT)
+        heard_until(manager, "WATCHDOG=1")
+
+
+def test_a_watchdog_for_another_process_is_not_fed(tmp_path: Path, manager: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000", "WATCHDOG_PID": "1"}
+    with Served(tmp_path, environ=environ) as served:
+        heard_until(manager, "READY=1")
+        served.signal(signal.SIGTERM)
+        assert "WATCHDOG=1" not in heard_until(manager, "STOPPING=1")
+
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+
+
+@needs_systemd
+def test_the_unit_is_hardened() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(UNIT)]
+    judged = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    level = re.search(r"Overall exposure level for postroom.service: (\d+\.\d+)", judged.stdout)
+    assert level
+    assert float(level[1]) <= 2.0
+
+
+@needs_systemd
+def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    judged = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60)
+    assert (judged.returncode, judged.stderr) == (0, "")
+
+
+def test_the_unit_is_what_the_daemon_expects() -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text())
+    service = parser["Service"]
+    assert service["Type"] == "notify"
+    assert service["Restart"] == "on-failure"
+    assert service["StateDirectory"] == "postroom"
+    assert service["DynamicUser"] == "yes"
+    assert "LoadCredential" in service
+    assert float(service["WatchdogSec"]) >= 10
+    assert service["ExecStart"].split()[1:] == ["serve", "--config", "/etc/postroom/postroom.toml"]
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_credentials_of_systemd_are_used(tmp_path: Path) -> None:
+    (tmp_path / "level").write_text("debug\n")
+    with Served(tmp_path, '[log]\nlevel = "${credential:level}"', {"CREDENTIALS_DIRECTORY": str(tmp_path)}) as served:
+        served.ready()
