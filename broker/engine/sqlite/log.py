@@ -308,8 +308,8 @@ class Log:
         return found
 
     def full_pages(self) -> list[Directory]:
-        """Pages that get no more rows and wait to be sealed."""
-        current = self.next_offset >> PAGE_BITS
+        """Pages that get no more rows and wait to be sealed: the last of their rows is committed and entered here."""
+        current = (self.end + 1) >> PAGE_BITS
         return [directory for page, directory in self.open.items() if page < current]
 
     def sealed(self, directory: Directory) -> None:

@@ -84,6 +84,21 @@ class TestRead:
         assert page.recovered is False
         assert [row[4] for row in page.rows] == [b"1", b"2"]
 
+    async def test_a_long_log_is_whole_after_a_restart(self, world: World) -> None:
+        """Units of a size that divides nothing, over several of whatever pieces an engine keeps its log in."""
+        size, unit = 210_000, 7_001
+        for start in range(0, size, unit):
+            numbers = range(start, min(start + unit, size))
+            await world.commit(Unit([world.draft("odd" if n % 2 else "even", str(n)) for n in numbers]))
+        await world.subscribe("q", "odd", **{"from": "earliest"})
+        for revive in (world.quiet, world.restart, world.crash):
+            await revive()
+            assert await world.log("odd", "even") == [str(n) for n in range(size)]
+            assert await world.log("odd") == [str(n) for n in range(1, size, 2)]
+            assert world.info().ready == size // 2
+            assert [t.messages for t in world.engine.topics() if t.name != "other"] == [size // 2] * 2
+            await world.publish("other", "x")
+
     @pytest.mark.parametrize("size", [20_000, pytest.param(1_000_000, marks=pytest.mark.proof)])
     async def test_a_selective_filter_costs_what_it_finds(self, world: World, size: int) -> None:
         for start in range(0, size, 10_000):
