@@ -167,7 +167,7 @@ class Daemon:
                 self._say(f"postroom: {door} listening on {address}")
         self._say("postroom: ready")
         self._notifier.ready(self._status())
-        log.info("ready", extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir)})
+        log.info("ready", extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir.absolute())})
 
     async def stop(self) -> None:
         """Drain, commit what waits, close. Each step is taken, whatever the one before it did. Once is enough."""
