@@ -146,7 +146,8 @@ class Replay:
             at = max(position + 1, page << PAGE_BITS)
             stop = min(self._page_end(at), end)
             while at <= stop:
-                part = await self._piece(offsets, at, stop, min(limit - len(rows), MAX_FETCH))
+                count = min(limit - len(rows), MAX_FETCH)
+                part = await self._piece(offsets, at, stop, count)
                 for row in part:
                     if row[2] < since:
                         continue
@@ -154,7 +155,7 @@ class Replay:
                     size += len(row[4])
                     if len(rows) >= limit or size >= max_bytes:
                         return Page(rows, row[0])
-                at = self._after_piece(offsets, at, stop, part, min(limit - len(rows), MAX_FETCH))
+                at = self._after_piece(offsets, at, stop, count)
         return Page(rows, max(end, position))
 
     def _offsets(self, directory: Directory | SealedDirectory, topics: list[int], position: int, end: int) -> list[int]:
@@ -169,7 +170,7 @@ class Replay:
         return await self.fetch(offsets[index : index + count])
 
     @staticmethod
-    def _after_piece(offsets: list[int] | None, at: int, stop: int, part: list[Row], count: int) -> int:
+    def _after_piece(offsets: list[int] | None, at: int, stop: int, count: int) -> int:
         if offsets is None:
             return min(stop, at + count - 1) + 1
         index = bisect_right(offsets, at - 1)

@@ -56,6 +56,18 @@ class TestRead:
         assert seen == [str(n).encode() for n in range(100)]
         assert pages == 5
 
+    @pytest.mark.parametrize("limit", [1, 1_999, 2_000, 2_001, 3_000, 4_999, 5_000, 9_000])
+    async def test_any_limit_gives_each_message_once(self, world: World, limit: int) -> None:
+        await world.commit(Unit([world.draft("a", str(n)) for n in range(2_500)]))
+        await world.commit(Unit([world.draft("ab"[n % 2], str(n)) for n in range(2_500, 7_500)]))
+        for filters in (["a"], ["#"]):
+            whole = [row[0] for row in (await world.read(*filters)).rows]
+            assert whole == sorted(set(whole))
+            page = await world.engine.read(filters, EARLIEST, limit, 1 << 40)
+            assert [row[0] for row in page.rows] == whole[:limit]
+            rest = await world.engine.read(filters, Start("after", page.scanned, world.engine.epoch), 9_000, 1 << 40)
+            assert [row[0] for row in rest.rows] == whole[limit:]
+
     async def test_an_empty_result_still_moves_on(self, world: World) -> None:
         receipt = await world.publish("a", "1", "2")
         page = await world.read("nothing")
