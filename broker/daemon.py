@@ -22,6 +22,7 @@ from typing import Any
 from broker import __version__
 from broker.auth.principal import BROKER
 from broker.config import Config, ConfigError, load_config
+from broker.config.problem import key_of
 from broker.connectors.file.drop import DropFolder
 from broker.connectors.file.options import DropOptions
 from broker.connectors.webhook.send import WebhookSender
@@ -52,7 +53,7 @@ RECOVERY_STEP = 15.0
 SWITCH_INTERVAL = 0.0005
 """Seconds after which one Python thread yields to another: the writer must not wait 5 ms for the loop."""
 DOORS = ("native", "http")
-NEEDS_RESTART = ("data_dir", "grace", "native", "http", "limits", "engine", "topics")
+NEEDS_RESTART = ("data_dir", "native", "http", "limits", "engine")
 
 
 class StartError(Exception):
@@ -167,7 +168,10 @@ class Daemon:
                 self._say(f"postroom: {door} listening on {address}")
         self._say("postroom: ready")
         self._notifier.ready(self._status())
-        log.info("ready", extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir.absolute())})
+        log.info(
+            "ready",
+            extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir.absolute())},
+        )
 
     async def stop(self) -> None:
         """Drain, commit what waits, close. Each step is taken, whatever the one before it did. Once is enough."""
@@ -350,9 +354,10 @@ class Daemon:
                 await self._end_tasks(f"drop {options.feed}")
                 del self._drops[options.feed]
             self._start_drops(tuple(o for o in new.drop if o not in old.drop))
+        self.engine.policies = new.policies()
         await self._declare(new.specs())
         undeclared = sorted({s.name for s in old.specs()} - {s.name for s in new.specs()})
-        waits = [name for name in changed if name in NEEDS_RESTART]
+        waits = [name for name in changed if name in NEEDS_RESTART] + _changed_durability(old, new)
         log.info(
             "configuration taken up",
             extra={"changed": changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
@@ -387,6 +392,16 @@ def _reached(door: str, sock: socket.socket) -> str:
 
 def _changes(old: Config, new: Config) -> list[str]:
     return [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
+
+
+def _changed_durability(old: Config, new: Config) -> list[str]:
+    """Retention changes at once, durability with the next start: a topic is in the log or it is not."""
+    before, after = ({f: p.get("durability", "fsync") for f, p in c.topics.items()} for c in (old, new))
+    return [
+        key_of("topics", f, "durability")
+        for f in sorted(before | after)
+        if before.get(f, "fsync") != after.get(f, "fsync")
+    ]
 
 
 def _settle_memory() -> None:

@@ -18,6 +18,7 @@ import broker.daemon
 from broker.auth.principal import BROKER
 from broker.config import Config, ConfigError, Problem
 from broker.connectors.webhook.send import WebhookSender
+from broker.core.position import EARLIEST
 from broker.core.subscription import Delivery, Outcome
 from broker.daemon import Daemon, StartError
 from broker.engine.lock import FolderLock
@@ -213,6 +214,7 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
         log={"level": "debug"},
         webhooks={"timeout": "3s"},
         streams={"all": {"topics": ["#"]}},
+        topics={"a/#": {"count": 5}, "b/#": {"durability": "memory"}},
         drop=drops[1:],
     )
     daemon = await started(config(tmp_path, **WORK, drop=drops[:2]), read=lambda: new)
@@ -229,8 +231,9 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
         root.setLevel(level)
         logging.captureWarnings(capture=False)
     fields = vars(told)
-    assert fields["changed"] == ["native", "log", "webhooks", "drop", "queues", "streams"]
-    assert fields["needs_restart"] == ["native"]
+    assert fields["changed"] == ["native", "log", "webhooks", "drop", "queues", "streams", "topics"]
+    assert fields["needs_restart"] == ["native", 'topics."b/#".durability']
+    assert daemon.engine.policies.of("a/1").retention.count == 5
     assert fields["no_longer_declared_but_kept"] == ["work"]
     assert [info.spec.name for info in daemon.engine.subscriptions()] == ["all", "work"]
     a, b, c = (f"drop {tmp_path / name}" for name in ("a", "b", "c"))
@@ -242,6 +245,17 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
     assert daemon.hub.checks == [daemon._webhooks.check]
     assert [w for w in daemon.hub.watchers if isinstance(w.__self__, WebhookSender)] == [daemon._webhooks.sync]  # type: ignore[attr-defined]
     assert daemon.config.native.port == 0
+
+
+async def test_changed_retention_holds_at_once(started: Make, tmp_path: Path) -> None:
+    daemon = await started(config(tmp_path), read=lambda: config(tmp_path, topics={"a/#": {"count": 5}}))
+    await daemon.hub.publish(BROKER, [Outgoing("a/1", b"x")] * 12)
+    pruning = daemon.engine.upkeep._pruning
+    await pruning.step()
+    assert len((await daemon.hub.read(BROKER, ["a/1"], EARLIEST, 100)).rows) == 12
+    await daemon.reload()
+    await pruning.step()
+    assert len((await daemon.hub.read(BROKER, ["a/1"], EARLIEST, 100)).rows) == 5
 
 
 async def test_a_reload_with_a_problem_changes_nothing(

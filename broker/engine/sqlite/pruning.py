@@ -28,9 +28,12 @@ class Pruning:
     def __init__(self, engine: "SqliteEngine") -> None:
         self._engine = engine
         self._policies: dict[int, Policy] = {}
+        self._read = engine.policies
         self._compacted: dict[int, int] = {}  # topic -> messages when `latest` was last applied
 
     def _policy(self, number: int) -> Policy:
+        if self._read is not self._engine.policies:  # they were changed while running
+            self._read, self._policies = self._engine.policies, {}
         found = self._policies.get(number)
         if found is None:
             name = self._engine.log.numbers.names[number]
