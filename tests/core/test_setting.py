@@ -28,5 +28,5 @@ def test_a_size_is_stored_in_bytes(given: Any, count: int) -> None:
 @pytest.mark.parametrize("key", ["time", "size"])
 @pytest.mark.parametrize("given", ["soon", "-5", -5, True, [], "5 parsecs", "٥"])
 def test_what_is_neither_is_told_with_the_mend(key: str, given: Any) -> None:
-    with pytest.raises(ValidationError, match="is no (duration|size); write"):
+    with pytest.raises(ValidationError, match=r"is no (duration|size); write"):
         Options.model_validate({key: given})
