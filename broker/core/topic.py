@@ -74,7 +74,7 @@ def intersection(one: str, other: str) -> str | None:
     while True:
         a, b = left[i : i + 1], right[i : i + 1]
         if a == ["#"] or b == ["#"]:
-            return "/".join(both + (right[i:] if a == ["#"] else left[i:]))
+            return "/".join(both + (right[i:] if a == ["#"] else left[i:])) or None
         if not a or not b:
             return "/".join(both) if a == b else None
         if a != b and "+" not in (a[0], b[0]):

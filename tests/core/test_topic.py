@@ -101,6 +101,7 @@ def test_matching_as_mqtt_says(filter_: str, name: str, expected: bool) -> None:
         ("a/b", "a/c", None),
         ("a/b", "a", None),
         ("a/+", "a", None),
+        ("/#", "+", None),
     ],
 )
 def test_what_two_filters_have_in_common(one: str, other: str, both: str | None) -> None:
