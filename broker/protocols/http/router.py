@@ -36,7 +36,7 @@ class MethodNotAllowedError(Exception):
 
 
 class Router:
-    """Finds routes; those with the longest fixed beginning are tried first."""
+    """Finds routes; those with the longest fixed beginning, then end, are tried first."""
 
     def __init__(self) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
@@ -47,7 +47,10 @@ class Router:
         before, brace, rest = route.path.partition("{")
         if brace:
             methods = self._open.setdefault(before, {}).setdefault(rest.partition("}")[2], {})
-            self._open = dict(sorted(self._open.items(), key=lambda item: -len(item[0])))
+            self._open = {
+                before: dict(sorted(ends.items(), key=_longest_first))
+                for before, ends in sorted(self._open.items(), key=_longest_first)
+            }
         else:
             methods = self._exact.setdefault(route.path, {})
         if methods.setdefault(route.method, route) is not route:
@@ -73,6 +76,10 @@ class Router:
                 if end > len(before) and raw_path.endswith(after):
                     return methods, _decoded(raw_path[len(before) : end])
         raise BrokerError(Code.NOT_FOUND, f"no path {raw_path!r}; the API begins with /v1/topics/TOPIC/messages")
+
+
+def _longest_first(item: tuple[str, object]) -> int:
+    return -len(item[0])
 
 
 def _decoded(part: str) -> str:

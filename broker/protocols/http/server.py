@@ -77,6 +77,8 @@ class HttpServer:
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
         self._stopping = False
+        self._server: _Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._requests = self._collector()
         self.registry = collected or registry()
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
@@ -89,7 +91,7 @@ class HttpServer:
 
     def _collector(self) -> RequestCollector:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "connections": ("Connections that are open", lambda: len(self._server.connections)),
+            "connections": ("Connections that are open", lambda: len(self.connections)),
             "streams": ("Event streams that are open", lambda: len(self._streams)),
             "leased": ("Messages that HTTP workers hold", self._receivers.holding),
         }
@@ -124,10 +126,17 @@ class HttpServer:
             listener.close()
         self._streams.close()
         self._receivers.close()
-        await asyncio.sleep(0)
-        self._server.pre_shutdown()
-        await self._server.shutdown(grace)
-        self._clockwork.close()
+        if self._server is not None:
+            await asyncio.sleep(0)  # what has arrived is taken up before idle connections are closed
+            self._server.pre_shutdown()
+            await self._server.shutdown(grace)
+            self._clockwork.close()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        made = self._server.connections if self._server is not None else []
+        return [c for c in made if isinstance(c, Connection) and c.transport is not None]
 
     # Each request
 
@@ -156,6 +165,8 @@ class HttpServer:
         finally:
             connection.ended()
             self._requests.count(name, status, loop.time() - begun)
+        if not response.prepared:
+            response.headers["Server"] = "postroom"
         return response
 
 

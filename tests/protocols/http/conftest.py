@@ -140,7 +140,7 @@ class Door:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that needs no more than a few turns of the loop or a disk write."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  the conditions are of many objects, none of which tells
             await asyncio.sleep(0.005)
 
 

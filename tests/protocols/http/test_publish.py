@@ -106,7 +106,13 @@ async def test_topics_keep_their_levels_in_paths(door: Door, path: str, topic: s
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("a+b", "bad_topic"), ("a/%23", "bad_topic"), ("a%00", "bad_topic"), ("%FF", "bad_request"), ("$sys/x", "forbidden")],
+    [
+        ("a+b", "bad_topic"),
+        ("a/%23", "bad_topic"),
+        ("a%00", "bad_topic"),
+        ("%FF", "bad_request"),
+        ("$sys/x", "forbidden"),
+    ],
 )
 async def test_other_topics_are_refused(door: Door, path: str, code: str) -> None:
     assert (await door("POST", f"/v1/topics/{path}/messages", b"1")).code == code
@@ -174,7 +180,9 @@ async def test_a_compressed_body_is_stored_unpacked(door: Door) -> None:
 
 async def test_a_client_that_asks_first_is_told_before_it_sends(open_door: DoorFactory) -> None:
     door = await open_door(Limits(max_body=1000))
-    head = b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    )
     reader, writer = await door.connect()
     writer.write(head % 3)
     assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
@@ -192,7 +200,7 @@ async def test_a_commit_that_takes_too_long_is_told_as_unknown(open_door: DoorFa
     door = await open_door(answer_timeout="100ms")
     kept: list[Unit] = []
     commit = door.engine.commit
-    door.engine.commit = kept.append  # type: ignore[method-assign]  # a disk that hangs
+    door.engine.commit = kept.append  # type: ignore[assignment,method-assign]  # a disk that hangs
     answer = await door("POST", PATH, b"1")
     assert (answer.status, answer.code) == (504, "timeout")
     assert len(kept) == 1

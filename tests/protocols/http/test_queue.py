@@ -63,10 +63,10 @@ async def test_a_waiting_poll_gets_what_comes(door: Door) -> None:
 
 async def test_polls_are_served_in_order_of_arrival(door: Door) -> None:
     await door.queue("q", ["a"])
-    polls = []
-    for number in range(3):
+    polls: list[asyncio.Task[list[Any]]] = []
+    for _ in range(3):
         polls.append(asyncio.create_task(door.receive("q", 1, wait=30)))
-        await until(lambda number=number: waiting(door) == number + 1)
+        await until(lambda: waiting(door) == len(polls))
     for i in range(3):
         await door.publish("a", str(i), Content_Type="text/plain")
     assert [(await poll)[0]["body"] for poll in polls] == ["0", "1", "2"]
@@ -230,13 +230,13 @@ async def test_an_answer_that_cannot_be_sent_goes_back(door: Door, monkeypatch: 
     reader, writer = await door.connect()
     writer.write(POLL % 1)
     await until(lambda: waiting(door) == 1)
-    (connection,) = [c for c in door.server._server.connections if c._busy]
+    (connection,) = [c for c in door.server.connections if c._busy]
     receiver = receiver_of(door)
     deliver = receiver.deliver
 
     def deliver_and_break(delivery: Delivery) -> None:
         deliver(delivery)
-        connection.transport.abort()
+        connection.abort()
 
     monkeypatch.setattr(receiver, "deliver", deliver_and_break)
     await door.publish("a", b"1")

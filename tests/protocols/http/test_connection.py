@@ -1,0 +1,240 @@
+"""Connections that are slow, broken, too many or not for us."""
+
+import asyncio
+
+import pytest
+
+from broker.auth.principal import LOCAL
+from broker.limits import Limits
+from broker.protocols.http import connection as connection_module
+from broker.protocols.http.connection import Connection
+from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, until
+
+REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    return await asyncio.wait_for(reader.read(), PATIENCE)
+
+
+def open_connections(door: Door) -> list[Connection]:
+    return door.server.connections
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /livez HT",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: y",
+        b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf",
+    ],
+)
+async def test_a_request_that_does_not_arrive_is_ended(open_door: DoorFactory, sent: bytes) -> None:
+    door = await open_door(request_timeout="200ms")
+    answer = await door.bare(sent)
+    assert b"HTTP/1.1 408 Request Timeout" in answer
+    assert b'"code": "timeout"' in answer
+    await until(lambda: not open_connections(door))
+    assert door.server._admission.count == 0
+    assert not door.engine.topics()
+
+
+async def test_a_later_request_that_does_not_arrive_is_ended(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="200ms")
+    reader, writer = await door.connect()
+    writer.write(REQUEST)
+    await reader.readuntil(b"alive")
+    writer.write(b"GET /livez HT")
+    assert b"HTTP/1.1 408 " in await read_all(reader)
+
+
+async def test_the_beginning_of_a_request_behind_a_whole_one_is_bounded_by_the_keep_alive(
+    open_door: DoorFactory,
+) -> None:
+    door = await open_door(keepalive="200ms")
+    assert (await door.bare(REQUEST + b"GET /livez HT")).count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_request_that_trickles_is_ended(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="300ms")
+    reader, writer = await door.connect()
+    answer = asyncio.create_task(read_all(reader))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: ")
+    for _ in range(500):
+        writer.write(b"y")
+        done, _ = await asyncio.wait([answer], timeout=0.02)
+        if done:
+            break
+    assert b" 408 " in answer.result()
+
+
+async def test_a_connection_that_says_nothing_is_closed_in_silence(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="200ms")
+    reader, _ = await door.connect()
+    assert await read_all(reader) == b""
+
+
+async def test_an_idle_connection_is_kept_and_then_closed(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="100ms", keepalive="700ms")
+    loop = asyncio.get_running_loop()
+    reader, writer = await door.connect()
+    began = loop.time()
+    for _ in range(2):
+        writer.write(b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi")
+        assert await reader.readline() == b"HTTP/1.1 201 Created\r\n"
+        await reader.readuntil(b"}")
+    assert await read_all(reader) == b""
+    assert loop.time() - began > 0.5  # the keep-alive's time, not the request's
+
+
+async def test_a_long_poll_is_no_late_request(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="100ms")
+    await door.queue("q", ["a"])
+    poll = asyncio.create_task(door.receive("q", 1, wait=10))
+    late: list[bool] = []
+    await until(lambda: bool(door.server._receivers.get("q")) and not len(door.server._clockwork.arriving))
+    asyncio.get_running_loop().call_later(0.3, late.append, True)
+    await until(lambda: bool(late))
+    await door.publish("a", b"1")
+    assert len(await poll) == 1
+
+
+async def test_a_request_pipelined_behind_a_long_poll_waits_its_turn(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="150ms")
+    await door.queue("q", ["a"])
+    reader, writer = await door.connect()
+    writer.write(
+        b"POST /v1/queues/q/receive?wait=0.5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" + REQUEST
+    )
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    rest = await asyncio.wait_for(reader.readuntil(b"alive"), PATIENCE)
+    assert b"408" not in rest
+    writer.close()
+
+
+async def test_an_answer_that_nobody_reads_is_dropped(open_door: DoorFactory) -> None:
+    door = await open_door(write_timeout="200ms")
+    for _ in range(12):
+        await door.publish("a", b"x" * 1_000_000)
+    _, writer = await door.connect()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: any(c.writing_paused for c in open_connections(door)))
+    await until(lambda: not any(c.writing_paused for c in open_connections(door)))
+    await until(lambda: len(open_connections(door)) == 1)  # the one that published
+    assert (await door("GET", "/livez")).status == 200
+
+
+async def test_too_many_connections_are_refused_and_told(open_door: DoorFactory) -> None:
+    door = await open_door(Limits(max_connections=2))
+    held = [await door.connect() for _ in range(2)]
+    await until(lambda: len(open_connections(door)) == 2)
+    assert (await door.bare(REQUEST)).startswith(b"HTTP/1.1 503 Service Unavailable")
+    for _, writer in held:
+        writer.close()
+    await until(lambda: door.server._admission.count == 0)
+    assert (await door("GET", "/livez")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"HELLO\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+        (b"POST /livez HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % i for i in range(1_000)) + b"\r\n", 400),
+    ],
+)
+async def test_what_is_not_http_is_told_and_closed(door: Door, sent: bytes, status: int) -> None:
+    answer = await door.bare(sent)
+    assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
+    assert b"application/problem+json" in answer
+    assert (await door("GET", "/livez")).status == 200
+
+
+async def test_a_client_from_elsewhere_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_principal", lambda transport: None)
+    await door.session.close()
+    for path in ("/v1/topics", "/metrics", "/v1/stream?topic=a", "/v1/queues/q/receive", "/nowhere"):
+        answer = await door.bare(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path.encode())
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"[auth]" in answer
+
+
+@pytest.mark.parametrize(
+    ("peer", "known"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.9.9.9", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("192.168.1.7", 1), False),
+        (("::ffff:10.0.0.1", 1, 0, 0), False),
+        ("", True),
+    ],
+)
+def test_who_is_on_this_machine(peer: object, known: bool) -> None:
+    class Transport(asyncio.Transport):
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return peer
+
+    assert connection_module._principal(Transport()) == (LOCAL if known else None)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:7680", None, 200),
+        ("127.0.0.1", None, 200),
+        ("[::1]:7680", None, 200),
+        ("[::1]", None, 200),
+        ("192.168.1.7:7680", None, 200),
+        ("a.localhost", None, 200),
+        ("Broker.Example:7680", None, 200),
+        ("", None, 200),
+        ("evil.example", None, 403),
+        ("evil.example:7680", None, 403),
+        ("localhost.evil.example", None, 403),
+        ("localhost:7680", "http://localhost:7680", 200),
+        ("localhost:7680", "https://evil.example", 403),
+        ("localhost:7680", "http://localhost:8000", 403),
+        ("localhost:7680", "null", 403),
+        ("localhost:7680", "http://[", 403),
+    ],
+)
+async def test_pages_of_others_may_not_speak_for_the_person_here(
+    open_door: DoorFactory, host: str, origin: str | None, status: int
+) -> None:
+    door = await open_door(hosts=["broker.example"])
+    headers = f"Host: {host}\r\n" + (f"Origin: {origin}\r\n" if origin else "")
+    for _ in range(2):
+        answer = await door.bare(f"GET /v1/topics HTTP/1.1\r\nConnection: close\r\n{headers}\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+
+
+async def test_a_stop_lets_a_publish_finish(door: Door) -> None:
+    reader, writer = await door.connect()
+    writer.write(b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
+    await until(lambda: door.engine.stats().pending_units > 0 or door.engine.stats().committed_messages == 1)
+    await door.server.stop(5)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 201")
+    with pytest.raises(OSError):
+        await door.connect()
+
+
+async def test_a_stop_does_not_wait_for_idle_or_half_sent_requests(door: Door) -> None:
+    reader, _ = await door.connect()
+    half, writer = await door.connect()
+    writer.write(b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nx")
+    await until(lambda: any(c._busy for c in open_connections(door)))
+    async with asyncio.timeout(PATIENCE):
+        await door.server.stop(0.1)
+    assert await read_all(reader) == b""
+    await read_all(half)
+    assert door.server._admission.count == 0
