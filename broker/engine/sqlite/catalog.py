@@ -16,7 +16,7 @@ from broker.engine.base import Settle, SubscriptionInfo
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.streams import StreamHandle
-from broker.engine.sqlite.writer import Handle, InternalUnit
+from broker.engine.sqlite.writer import Handle, InternalUnit, Tally
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
@@ -35,17 +35,24 @@ class Catalog:
 
     # Asked by a commit that is being formed
 
-    def full(self, drafts: Sequence[Draft], before: Sequence[Draft]) -> BrokerError | None:
-        """The refusal of a capped queue that has no room for these, after those of the batch before them."""
-        for handle in self.capped.values():
-            wanted = self._engine.matcher(handle.spec.topics)
-            mine = [d for d in drafts if wanted[d[0]]]
-            if not mine:
-                continue
-            earlier = [d for d in before if wanted[d[0]]]
-            size = sum(len(d[2]) for d in mine) + sum(len(d[2]) for d in earlier)
-            if handle.queue.full(len(mine) + len(earlier), size):
+    def full(self, drafts: Sequence[Draft], tally: Tally) -> BrokerError | None:
+        """The refusal of a capped queue that has no room for these after what the batch brought it before; when there
+        is room, they are added to `tally`."""
+        brought: Tally = {}
+        for topic, _, body in drafts:
+            for sink in self._engine.routes.of(topic):
+                if isinstance(sink, QueueHandle) and sink.spec.name in self.capped:
+                    sums = brought.setdefault(sink, [0, 0])
+                    sums[0] += 1
+                    sums[1] += len(body)
+        for handle, (messages, size) in brought.items():
+            before = tally.get(handle, (0, 0))
+            if handle.queue.full(messages + before[0], size + before[1]):
                 return BrokerError(Code.QUEUE_FULL, f"{handle.spec.name} holds {len(handle.queue.outstanding)}")
+        for handle, (messages, size) in brought.items():
+            sums = tally.setdefault(handle, [0, 0])
+            sums[0] += messages
+            sums[1] += size
         return None
 
     def holds(self, settle: Settle) -> bool:
@@ -77,7 +84,7 @@ class Catalog:
             lease=settle.lease,
         )
         self._engine.writer.changed.add(handle)
-        self._engine.timed(handle)
+        self._engine.alarms.touch(handle)
         return not lost
 
     # Looked up and looked at
@@ -211,7 +218,7 @@ class Catalog:
         self.capped.pop(handle.spec.name, None)
         self._engine.writer.changed.discard(handle)
         if isinstance(handle, QueueHandle):
-            self._engine.untimed(handle)
+            self._engine.alarms.forget(handle)
             self._engine.routes.remove([*handle.spec.topics, *private(handle.spec)], handle)
             handle.queue.paused = True
             for member in list(handle.queue.members):

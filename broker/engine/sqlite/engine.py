@@ -29,6 +29,7 @@ from broker.engine.base import (
     TopicInfo,
     Unit,
 )
+from broker.engine.sqlite.alarms import Alarms
 from broker.engine.sqlite.catalog import Catalog
 from broker.engine.sqlite.connection import Connection, open_reader, open_writer
 from broker.engine.sqlite.handles import QueueAttachment, QueueHandle
@@ -96,7 +97,7 @@ class SqliteEngine:
         self.stopping = False
         self._matchers: dict[tuple[str, ...], Matcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timed: set[QueueHandle] = set()
+        self.alarms = Alarms()
 
     @property
     def epoch(self) -> str:
@@ -143,6 +144,7 @@ class SqliteEngine:
         self.writer.changed.update(self.catalog.handles.values())
         self.writer.stop()
         await self._main
+        await self.upkeep.settle()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         if not self.failed:
@@ -225,21 +227,7 @@ class SqliteEngine:
         """There is progress of this subscription to persist."""
         self.writer.mark(handle)
         if isinstance(handle, QueueHandle):
-            self._timed.add(handle)
-
-    def timed(self, handle: QueueHandle) -> None:
-        """Its deadlines may have changed."""
-        self._timed.add(handle)
-
-    def untimed(self, handle: QueueHandle) -> None:
-        """It is gone."""
-        self._timed.discard(handle)
-
-    def timed_queues(self) -> list[QueueHandle]:
-        """Queues that may have something to do by time."""
-        now, wall = self.monotonic(), self.wall_ms()
-        self._timed = {h for h in self._timed if h.queue.deadline(now, wall) is not None}
-        return list(self._timed)
+            self.alarms.touch(handle)
 
     def queues(self) -> list[Queue]:
         """All queue machines."""
@@ -268,11 +256,13 @@ class SqliteEngine:
 
     def attach(self, subscription: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
         """Become a consumer of a subscription."""
+        if self.failed:
+            raise BrokerError(Code.STORAGE_FAILED, self.failed)
         handle = self.catalog.handle(subscription)
         if isinstance(handle, QueueHandle):
             if filters:
                 raise BrokerError(Code.BAD_OPTION, "a queue is consumed whole; topics narrow streams only")
-            self.timed(handle)
+            self.alarms.touch(handle)
             return QueueAttachment(handle, consumer)
         topics: Sequence[str] = handle.spec.topics
         if filters:

@@ -4,6 +4,7 @@ A handle resolves offsets to rows (from the tail in memory, else by one read for
 tells the writer that there is progress to persist. Floor 2.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MAX_PICK = 2_000
+FIRST_PICK = 64
+PICK_BYTES = 8 << 20
+"""A pick is as many messages as take about so much by the size of the last ones, so that large bodies are not read for
+nothing."""
 
 
 class QueueHandle:
@@ -29,6 +34,8 @@ class QueueHandle:
         self.number = number
         self.queue = queue
         self.loading = False
+        self._piece = FIRST_PICK
+        self._going_on = False
         self.persisted_pages: set[int] = set()
         self.persisted_floor = queue.scanned
 
@@ -47,30 +54,44 @@ class QueueHandle:
             self._hand(handouts)
         if self.queue.changed:  # a cap dropped the oldest
             engine.changed(self)
-        engine.timed(self)
+        engine.alarms.touch(self)
 
     def pump(self) -> None:
         """Hand out what is ready to whom has credit."""
         if self.loading or not self.queue.ready or self.engine.failed:
             return
-        handouts = self.queue.pick(self.engine.monotonic(), MAX_PICK)
+        handouts = self.queue.pick(self.engine.monotonic(), self._piece)
         if handouts:
             self._hand(handouts)
         if self.queue.unfinished:
-            self.engine.timed(self)
+            self.engine.alarms.touch(self)
+
+    def _go_on(self) -> None:
+        """A pick is one piece; if more is ready and wanted, the next follows after others had their turn."""
+        if not self._going_on and self.queue.ready and self.queue.hungry:
+            self._going_on = True
+            asyncio.get_running_loop().call_soon(self._next_piece)
+
+    def _next_piece(self) -> None:
+        self._going_on = False
+        self.pump()
 
     def _hand(self, handouts: list[Handout]) -> None:
         missing: list[Handout] = []
+        delivered = False
         for handout in handouts:
             if handout.rows is not None:
                 self._deliver(handout.member, handout.rows, handout.lease, handout.offsets)
+                delivered = True
                 continue
             rows = self.engine.log.tail.find(sorted(handout.offsets))
             if rows is None:
                 missing.append(handout)
             else:
-                self._found(handout, rows)
+                delivered |= self._found(handout, rows)
         if not missing:
+            if delivered:
+                self._go_on()
             return
         if self.loading:  # one read at a time, so that order holds; these are picked again after it
             for handout in missing:
@@ -88,8 +109,9 @@ class QueueHandle:
             self.loading = False
         self.pump()
 
-    def _found(self, handout: Handout, rows: list[Row]) -> None:
-        """The rows of a pick: drop what is gone or expired, keep to the bytes granted, deliver."""
+    def _found(self, handout: Handout, rows: list[Row]) -> bool:
+        """The rows of a pick: drop what is gone or expired, keep to the bytes granted, deliver; False when nothing
+        was left to deliver."""
         member, queue = handout.member, self.queue
         if len(rows) < len(handout.offsets):
             there = {row[0] for row in rows}
@@ -98,8 +120,11 @@ class QueueHandle:
         if handout.offsets != sorted(handout.offsets):
             place = {offset: i for i, offset in enumerate(handout.offsets)}
             rows.sort(key=lambda row: place[row[0]])
+        if rows:
+            weight = sum([len(row[4]) for row in rows])
+            self._piece = max(1, min(MAX_PICK, PICK_BYTES * len(rows) // (weight + 1)))
         if member not in queue.members:
-            return
+            return False
         live = self._unexpired(member, rows)
         part, size = fitting(live, member.room, len(member.leased) <= len(live))
         if len(part) < len(live):
@@ -107,6 +132,7 @@ class QueueHandle:
         queue.charge(member, size)
         if part:
             self._deliver(member, part, handout.lease, [row[0] for row in part])
+        return bool(part)
 
     def _unexpired(self, member: Member, rows: list[Row]) -> list[Row]:
         if not any(row[3] is not None and row[3][0] & EXPIRES for row in rows):

@@ -48,7 +48,7 @@ class TopicNumbers(dict[str, int]):
         """At start."""
         self.names.extend([""] * (number + 1 - len(self.names)))
         self.names[number] = name
-        self[name] = number
+        self[name] = 0 if self.is_memory(name) else number
 
 
 class Directory:
@@ -81,6 +81,14 @@ class Directory:
             else:
                 offsets[topic] = array("H", (row[0] & LOW,))
                 sizes[topic] = len(row[4])
+
+    def restore(self, offset: int, topic: int, at: int, meta: bytes | None, size: int) -> None:
+        """A message of this page, from its header."""
+        self.first_at = self.first_at or at
+        self.last_at = max(self.last_at, at)
+        self.special = self.special or (meta is not None and bool(meta[0] & _SPECIAL))
+        self._of(topic).append(offset & LOW)
+        self.bytes[topic] += size
 
     def _of(self, topic: int) -> "array[int]":
         found = self.offsets.get(topic)
@@ -283,15 +291,16 @@ class Log:
         """These rows are on disk: enter them into directory and tail."""
         first, last = rows[0][0] >> PAGE_BITS, rows[-1][0] >> PAGE_BITS
         if first == last:
-            self._directory(first).add(rows, topics)
+            self.directory(first).add(rows, topics)
         else:
             for page in range(first, last + 1):
                 here = [i for i, row in enumerate(rows) if row[0] >> PAGE_BITS == page]
                 if here:
-                    self._directory(page).add([rows[i] for i in here], [topics[i] for i in here])
+                    self.directory(page).add([rows[i] for i in here], [topics[i] for i in here])
         self.tail.add(rows, size)
 
-    def _directory(self, page: int) -> Directory:
+    def directory(self, page: int) -> Directory:
+        """Of a page that is not sealed."""
         found = self.open.get(page)
         if found is None:
             found = self.open[page] = Directory(page)

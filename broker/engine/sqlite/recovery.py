@@ -14,27 +14,26 @@ import msgpack
 from pyroaring import BitMap, BitMap64
 
 from broker.core.errors import BrokerError, Code
-from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.core.offsets import PAGE_BITS
 from broker.core.record import Record
 from broker.core.spec import parse_spec
 from broker.core.topic import Trie
-from broker.engine.sqlite import reading
 from broker.engine.sqlite.handles import QueueHandle
-from broker.engine.sqlite.log import PageInfo, SealedDirectory
+from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
 from broker.engine.sqlite.replay import lifted
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 logger = logging.getLogger(__name__)
-PUBLISHER_DAYS = 30
+PIECE = 4_096
 
 
 async def recover(engine: "SqliteEngine") -> None:
     """Rebuild what lives in memory. Raises BrokerError(STORAGE_FAILED) for a damaged file."""
-    now = engine.wall_ms()
+    size = engine.path.stat().st_size
     try:
-        state = await engine.connection.run(lambda db: _open(db, now))
+        state = await engine.connection.run(lambda db: _open(db, size, engine.options.check_limit))
         loaded = await engine.connection.run(_load)
     except sqlite3.DatabaseError as error:
         raise BrokerError(
@@ -52,21 +51,22 @@ async def recover(engine: "SqliteEngine") -> None:
     logger.info("recovered", extra={"messages_end": engine.log.end, "subscriptions": len(engine.catalog.handles)})
 
 
-def _open(db: sqlite3.Connection, now: int) -> dict[str, Any]:
+def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]:
     state = dict(db.execute("SELECT name, value FROM state").fetchall())
     if not state:
-        state = {"epoch": os.urandom(4).hex(), "next_offset": 1, "next_revision": 1, "clean": 0}
+        state = {"epoch": os.urandom(4).hex(), "next_offset": 1, "next_revision": 1, "ids": 0, "clean": 0}
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT INTO state VALUES (?,?)", state.items())
         db.execute("COMMIT")
         return state
-    if not state.get("clean"):
+    if not state.get("clean") and size > check_limit:
+        logger.warning("the file is too large to be checked at start; its own recovery has run", extra={"bytes": size})
+    elif not state.get("clean"):
         result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
             raise sqlite3.DatabaseError(f"quick_check says: {result}")
     db.execute("BEGIN IMMEDIATE")
     db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
-    db.execute("DELETE FROM publisher WHERE at < ?", (now - PUBLISHER_DAYS * 86_400_000,))
     db.execute("COMMIT")
     return state
 
@@ -77,7 +77,7 @@ def _load(db: sqlite3.Connection) -> dict[str, Any]:
 
     return {
         "topics": all_of("SELECT id, name, pruned_to FROM topic"),
-        "pages": all_of("SELECT page, first_at, last_at, special, directory FROM page ORDER BY page"),
+        "pages": _load_pages(db),
         "publishers": all_of("SELECT id, sequence FROM publisher"),
         "subscriptions": all_of(
             "SELECT id, name, spec, paused, floor FROM subscription JOIN progress ON subscription = id"
@@ -88,33 +88,42 @@ def _load(db: sqlite3.Connection) -> dict[str, Any]:
     }
 
 
+def _load_pages(db: sqlite3.Connection) -> tuple[dict[int, PageInfo], dict[int, Totals]]:
+    """What is kept of every page, one directory at a time."""
+    pages: dict[int, PageInfo] = {}
+    totals: dict[int, Totals] = {}
+    for page, first_at, last_at, special, packed in db.execute(
+        "SELECT page, first_at, last_at, special, directory FROM page ORDER BY page"
+    ):
+        pages[page] = PageInfo(first_at, last_at, bool(special))
+        directory = SealedDirectory(page, packed)
+        for topic in directory:
+            total = totals.setdefault(topic, Totals())
+            total.messages += directory.count(topic)
+            total.bytes += directory.size(topic)
+    return pages, totals
+
+
 def _take_topics(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
     log = engine.log
     for number, name, pruned_to in loaded["topics"]:
         log.numbers.restore(number, name)
         if pruned_to:
             log.pruned_to[number] = pruned_to
-    for page, first_at, last_at, special, packed in loaded["pages"]:
-        log.pages[page] = PageInfo(first_at, last_at, bool(special))
-        log.last_at = max(log.last_at, last_at)
-        directory = SealedDirectory(page, packed)
-        for topic in directory:
-            log.add_total(topic, directory.count(topic), directory.size(topic))
+    log.pages, log.sealed_totals = loaded["pages"]
+    log.last_at = max((info.last_at for info in log.pages.values()), default=0)
 
 
 async def _open_pages(engine: "SqliteEngine") -> None:
     """The directories of pages that were not sealed, from their rows' headers."""
     log = engine.log
-    page = max(log.pages, default=-1) + 1
-    while page << PAGE_BITS < log.next_offset:
-        first, last = page << PAGE_BITS, (page << PAGE_BITS) + PAGE_SIZE - 1
-        headers = await engine.reader.run(lambda db, f=first, t=last: reading.read_headers(db, f, t))  # type: ignore[misc]
-        if headers:
-            rows = [(o, "", at, meta, bytes(size)) for o, _, at, meta, size in headers]
-            numbers = [number for _, number, _, _, _ in headers]
-            log.committed(rows, numbers, sum(size for *_, size in headers))
-            log.last_at = max(log.last_at, rows[-1][2])
-        page += 1
+    first = (max(log.pages, default=-1) + 1) << PAGE_BITS
+    while first < log.next_offset:
+        last = first + PIECE - 1
+        for offset, topic, at, meta, size in await engine.replay.page_headers(first, last):
+            log.directory(offset >> PAGE_BITS).restore(offset, topic, at, meta, size)
+            log.last_at = max(log.last_at, at)
+        first = last + 1
 
 
 async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
@@ -142,7 +151,7 @@ async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None
         if waiting:
             await engine.catalog.restore_headers(handle.queue, waiting)
         handle.queue.restored(records[number], engine.log.end)
-        engine.timed(handle)
+        engine.alarms.touch(handle)
 
 
 async def _outstanding(

@@ -1,5 +1,6 @@
 """Step 3 of the journey: which sinks get which rows of a commit. A topic's sinks are found once and kept. Floor 2."""
 
+import logging
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from broker.core.message import Row
 from broker.core.topic import Trie
 
+logger = logging.getLogger(__name__)
 MAX_KEPT = 200_000
 _topic_of = itemgetter(1)
 
@@ -56,13 +58,17 @@ class Routes:
         self.used -= 1
         self._kept = _Kept(self._trie)
 
+    def of(self, topic: str) -> tuple[Sink, ...]:
+        """The sinks of a topic, each once."""
+        return self._kept[topic]
+
     def dispatch(self, rows: Sequence[Row]) -> None:
         """Give every sink its rows of this commit."""
         kept = self._kept
         routes = {id(sinks): sinks for sinks in map(kept.__getitem__, set(map(_topic_of, rows)))}
         if len(routes) == 1:
             for sink in kept[rows[0][1]]:
-                sink.publish(rows)
+                _give(sink, rows)
             return
         boxes: dict[Sink, list[Row]] = {sink: [] for sinks in routes.values() for sink in sinks}
         adders = {key: [boxes[sink].append for sink in sinks] for key, sinks in routes.items()}
@@ -70,4 +76,12 @@ class Routes:
             for add in adders[id(kept[row[1]])]:
                 add(row)
         for sink, part in boxes.items():
-            sink.publish(part)
+            _give(sink, part)
+
+
+def _give(sink: Sink, rows: Sequence[Row]) -> None:
+    """One sink that fails must not stop the others, nor the writer."""
+    try:
+        sink.publish(rows)
+    except Exception:
+        logger.exception("a sink failed to take messages")

@@ -140,6 +140,7 @@ def _find_duplicates(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> 
     flat[1::3] = [key[1] for key, _ in fresh]
     flat[2::3] = [offset for _, offset in fresh]
     entered = insert(db, "INSERT OR IGNORE INTO dedup_young (id, topic, offset) VALUES %s", 3, flat)
+    db.execute("UPDATE state SET value = value + ? WHERE name = 'ids'", (entered,))
     if entered < len(fresh):
         found |= _known(db, "dedup_young", firsts)
     if len(firsts) < len(keys) or found:

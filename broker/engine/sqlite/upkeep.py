@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shutil
 import sqlite3
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.05
 MAX_DUE = 1_000
 IDLE = 5.0
+PUBLISHER_DAYS = 30
 
 
 class Upkeep:
@@ -27,7 +29,7 @@ class Upkeep:
     def __init__(self, engine: "SqliteEngine") -> None:
         self._engine = engine
         self._pruning = Pruning(engine)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.scheduled_count = 0
         self._next_due: int | None = 0  # unix ms of the soonest scheduled message, if any; 0: look
         self._unchecked = 0
@@ -41,45 +43,57 @@ class Upkeep:
         """Begin."""
         self._ballast()
         if self._engine.ticking:
-            self._task = asyncio.create_task(self._run(), name="upkeep")
+            self._tasks = [
+                asyncio.create_task(self._run(self.ring), name="leases, retries, schedule"),
+                asyncio.create_task(self._run(self.keep), name="housekeeping"),
+            ]
 
     def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(TICK)
             try:
-                await self.tick()
+                if not (self._engine.failed or self._engine.stopping):
+                    await work()
             except BrokerError as error:
                 logger.warning("upkeep was refused: %s", error)
             except Exception:
                 logger.exception("upkeep failed; it goes on")
 
     async def tick(self) -> None:
-        """Do what is due."""
+        """Do all that is due."""
+        await self.ring()
+        await self.keep()
+
+    async def ring(self) -> None:
+        """What others wait for to the moment: leases, retries, expiry, the schedule."""
         engine = self._engine
-        if engine.failed or engine.stopping:
-            return
         now, wall = engine.monotonic(), engine.wall_ms()
-        chance = engine.chance()
-        for handle in engine.timed_queues():
-            handle.tick(now, wall, chance)
+        for handle in engine.alarms.ringing(now, wall):
+            handle.tick(now, wall, engine.chance())
         if self._next_due is not None and self._next_due <= wall:
             await self._move_due(wall)
+
+    async def keep(self) -> None:
+        """What may take its time: the disk, checkpoints, retention, old ids."""
+        now = self._engine.monotonic()
         if now >= self._next_disk:
             self._next_disk = now + 1
             self._check_disk()
         if self._unchecked and now - self._last_commit > IDLE:
             await self._checkpoint("TRUNCATE")
+            await self._engine.connection.run(lambda db: db.execute("PRAGMA incremental_vacuum(2000)").fetchall())
         if now >= self._next_prune:
             more = await self._pruning.step()
             self._next_prune = now + (0.1 if more else 5)
         if now >= self._next_ids:
             self._next_ids = now + 600
             await self._rotate_ids()
+            await self._forget_publishers()
 
     # Checkpoints: only here, on the writer's connection
 
@@ -186,9 +200,11 @@ class Upkeep:
             if row is None:
                 db.execute("INSERT INTO state VALUES ('ids_since', ?)", (wall,))
                 return
-            if wall - row[0] < age and db.execute("SELECT count(*) FROM dedup_young").fetchone()[0] < limit:
+            many = db.execute("SELECT value FROM state WHERE name = 'ids'").fetchone()[0]
+            if wall - row[0] < age and many < limit:
                 return
             db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE state SET value = 0 WHERE name = 'ids'")
             db.execute("DROP TABLE dedup_old")
             db.execute("ALTER TABLE dedup_young RENAME TO dedup_old")
             db.execute(
@@ -199,3 +215,15 @@ class Upkeep:
             db.execute("COMMIT")
 
         await engine.connection.run(work)
+
+    async def _forget_publishers(self) -> None:
+        """Those that were silent for long may begin anew."""
+        before = self._engine.wall_ms() - PUBLISHER_DAYS * 86_400_000
+
+        def work(db: sqlite3.Connection) -> list[tuple[str, int]]:
+            return db.execute("DELETE FROM publisher WHERE at < ? RETURNING id, sequence", (before,)).fetchall()
+
+        publishers = self._engine.publishers
+        for id_, sequence in await self._engine.connection.run(work):
+            if publishers.get(id_) == sequence:
+                del publishers[id_]

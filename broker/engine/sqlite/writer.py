@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _topic_of, _meta_of = itemgetter(0), itemgetter(1)
 Handle = QueueHandle | StreamHandle
+Tally = dict[QueueHandle, list[int]]
+"""What a batch brings to capped queues so far: [messages, bytes]."""
 
 
 class Writer:
@@ -44,6 +46,7 @@ class Writer:
         self._wake = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._overdue = False  # settles have waited long enough for a commit to ride
         self.changed: set[Handle] = set()
         self.commits = 0
         self.messages = 0
@@ -71,11 +74,12 @@ class Writer:
 
     def _flush_now(self) -> None:
         self._flush = None
+        self._overdue = True
         self._wake.set()
 
     def stop(self) -> None:
         """Commit what waits, then end `run`."""
-        self._stopping = True
+        self._stopping = self._overdue = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -83,7 +87,7 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._pending or self.changed:
+            while self._pending or (self._overdue and self.changed):
                 units = self._take()
                 try:
                     await self._commit(units)
@@ -124,6 +128,7 @@ class Writer:
         formed = Forming(engine, self.changed, revisions)
         for unit in units:
             formed.add(unit)
+        self._overdue = self._stopping
         self.changed = set()  # only now: the settles of these units are part of this transaction
         batch = formed.finish()
         if not batch:
@@ -168,6 +173,7 @@ class Forming:
         self.answers: list[tuple[Unit, Receipt, int]] = []  # unit, receipt, index of its first row
         self.drafts: list[Draft] = []
         self.size = 0
+        self.tally: Tally = {}
         self.sets: dict[str, tuple[bytes | None, int]] = {}
         self.rows: list[Row] = []
         self.sealing: list[Directory] = []
@@ -209,8 +215,8 @@ class Forming:
             for settle in unit.settles:
                 if not self.engine.catalog.holds(settle):
                     return BrokerError(Code.LEASE_LOST, f"offset {settle.offset} of {settle.subscription}")
-        if unit.publishes and self.engine.catalog.capped:
-            return self.engine.catalog.full(unit.publishes, self.drafts)
+        if unit.publishes and self.engine.catalog.capped and not isinstance(unit, InternalUnit):
+            return self.engine.catalog.full(unit.publishes, self.tally)
         return None
 
     def _set(self, unit: Unit, receipt: Receipt) -> None:
@@ -244,9 +250,12 @@ class Forming:
     def _number(self, first: int) -> None:
         log, batch, drafts = self.engine.log, self.batch, self.drafts
         at = batch.at
+        topics = list(map(log.numbers.__getitem__, map(_topic_of, drafts)))
+        if not any(topics):  # all of durability `memory`: nothing to store, no place in the log
+            self.rows = [(0, t, at, m, b) for t, m, b in drafts]
+            return
         log.next_offset = first + len(drafts)
         self.rows = [(o, t, at, m, b) for o, (t, m, b) in enumerate(drafts, first)]
-        topics = list(map(log.numbers.__getitem__, map(_topic_of, drafts)))
         batch.rows, batch.topics = self.rows, topics
         if 0 in topics:
             stored = [i for i, number in enumerate(topics) if number]
@@ -364,4 +373,7 @@ class Forming:
             if duplicates and unit.publishes and receipt.error is None:
                 end = index + len(unit.publishes)
                 receipt.duplicates = {i - index: o for i, o in duplicates.items() if index <= i < end}
-            unit.done(receipt)
+            try:
+                unit.done(receipt)
+            except Exception:
+                logger.exception("somebody failed to take an answer")
