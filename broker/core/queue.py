@@ -62,6 +62,11 @@ class Queue:
         return len(self._backlog)
 
     @property
+    def hungry(self) -> bool:
+        """Has a consumer that may be served credit left?"""
+        return not self.paused and bool(self._eager())
+
+    @property
     def unfinished(self) -> bool:
         """Did the last pick end early, so that another may hand out more?"""
         return self._backlog.unfinished

@@ -1,6 +1,7 @@
 """Queues: who gets which message, and what a settle makes of it (promise 4 and issue of credit, promise 5)."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,31 @@ class TestHandingOut:
         assert worker.ack(worker.rows) == []
         await world.publish("jobs", "live")
         assert await worker.bodies(1) == ["live"]
+
+    @pytest.mark.parametrize("options", [{}, {"ordered": True}, {"fair": True}])
+    async def test_credit_is_used_up_without_waiting_for_a_settle(self, world: World, options: dict[str, Any]) -> None:
+        """However many are ready at once: from before the consumer came, and from one large unit."""
+        await world.subscribe("q", "jobs", **options)
+        drafts = [world.draft("jobs", str(n), key=f"k{n}", priority=n % 2) for n in range(7_000)]
+        await world.commit(Unit(drafts))
+        worker = world.attach("q", 20_000)
+        assert {int(row[4]) for row in await worker.take(7_000)} == set(range(7_000))
+        worker.ack(worker.rows)
+        await world.commit(Unit(drafts))
+        assert {int(row[4]) for row in await worker.take(7_000)} == set(range(7_000))
+
+    async def test_large_bodies_come_by_the_bytes_granted(self, world: World) -> None:
+        await world.subscribe("q", "jobs")
+        for n in range(100):
+            await world.publish("jobs", str(n).encode() + b"x" * 200_000)
+        await world.restart()
+        worker = world.attach("q", 1_000, 500_000)
+        for n in range(0, 100, 2):
+            rows = await worker.take(2)
+            assert [row[4].rstrip(b"x") for row in rows] == [str(n).encode(), str(n + 1).encode()]
+            assert worker.waiting == []
+            worker.ack(rows)
+            worker.tie.grant(2, sum(len(row[4]) for row in rows))
 
     async def test_a_subscription_begins_where_it_says(self, world: World) -> None:
         await world.publish("jobs", "1")
