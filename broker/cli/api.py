@@ -9,7 +9,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from broker.cli.errors import FailedError, RefusedError, UnreachableError
@@ -17,18 +17,35 @@ from broker.cli.errors import FailedError, RefusedError, UnreachableError
 TIMEOUT = 30.0
 """Seconds without an answer after which a plain request is given up."""
 
+SILENCE = 90.0
+"""Seconds without even a heartbeat after which an event stream counts as broken."""
+
+
+class Event(NamedTuple):
+    """One server-sent event: its name (`message` when it has none), the last id, the data as JSON."""
+
+    name: str
+    id: str
+    data: dict[str, Any]
+
 
 class Api:
-    """A daemon at `url`. Not for threads: each takes its own."""
+    """A daemon at `url`; close it, or use it in `with`. Not for threads: each takes its own."""
 
     def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise FailedError(f"{url!r} is no address; write http://127.0.0.1:7680")
+            raise FailedError(f"{url!r} is no HTTP address; write http://127.0.0.1:7680 in --url or POSTROOM_HTTP_URL.")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout = timeout
         self._parts = parts
         self._connection: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def get(self, path: str, **query: object) -> Any:
         """The JSON answer. Raises RefusedError, UnreachableError."""
@@ -66,9 +83,9 @@ class Api:
             raise refusal(response.status, content)
         return json.loads(content) if content.strip() else None
 
-    def events(self, path: str, *, last: str | None = None, **query: object) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Server-sent events as (id, data), until the server ends. `last` resumes after that id. The connection is
-        this iterator's own. Raises RefusedError at once, UnreachableError whenever the connection breaks."""
+    def events(self, path: str, *, last: str | None = None, **query: object) -> Iterator[Event]:
+        """Server-sent events until the server ends. `last` resumes after that id. The connection is this iterator's
+        own. Raises RefusedError at once, UnreachableError whenever the connection breaks or falls silent."""
         own = Api(self.url, timeout=self.timeout)
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         try:
@@ -76,7 +93,7 @@ class Api:
             with own._exchange("GET", own._target(path, query), None, headers) as response:
                 if response.status >= 400:
                     raise refusal(response.status, response.read())
-                wire.settimeout(None)
+                wire.settimeout(SILENCE)
                 yield from _parse_events(response)
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
@@ -159,8 +176,8 @@ def refusal(status: int, content: bytes) -> RefusedError:
         return RefusedError(status, "", f"The answer is {status} {reason}, not Postroom's: is --url right?")
 
 
-def _parse_events(response: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines to events (WHATWG HTML §9.2.6); comments and event names but `message` are passed over."""
+def _parse_events(response: http.client.HTTPResponse) -> Iterator[Event]:
+    """Lines to events (WHATWG HTML §9.2.6). An event named `error` is a problem document, and raised."""
     name, event_id, data = "message", "", []
     while line := response.readline():
         field, _, value = line.rstrip(b"\r\n").decode().partition(":")
@@ -172,8 +189,8 @@ def _parse_events(response: http.client.HTTPResponse) -> Iterator[tuple[str, dic
         elif field == "event":
             name = value
         elif not line.strip():
-            if data and name == "message":
-                yield event_id, json.loads("\n".join(data))
-            elif data and name == "error":
+            if data and name == "error":
                 raise refusal(503, "\n".join(data).encode())
+            if data:
+                yield Event(name, event_id, json.loads("\n".join(data)))
             name, data = "message", []

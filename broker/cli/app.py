@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 it could not be done (the reason and the next command are on standard error), 2 wrong usage.
 """
 
-import os
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -53,10 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FailedError as error:
         remark(error.text + (f"\nTry: {error.hint}" if error.hint else ""))
         return 1
-    except BrokenPipeError:
-        # Whoever read our output went away (`| head`); hand the interpreter a stdout that it can flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     return 0

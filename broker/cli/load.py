@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
@@ -66,8 +66,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not asyncio's by inheritance
         self.send([HELLO, 1, {"client": "postroom bench", "publisher": str(uuid.uuid4())}])
 
     def connection_lost(self, error: Exception | None) -> None:

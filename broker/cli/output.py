@@ -8,7 +8,6 @@ that a body cannot drive the terminal.
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -28,7 +27,9 @@ class Format(StrEnum):
 
 
 OutputOption = Annotated[Format, typer.Option("-o", "--output", help="How to print the answer.")]
-UrlOption = Annotated[str, typer.Option("--url", envvar="POSTROOM_URL", help="The daemon's HTTP address.")]
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar=["POSTROOM_HTTP_URL", "POSTROOM_URL"], help="The daemon's HTTP address.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 DEFAULT_URL = "http://127.0.0.1:7680"
@@ -100,19 +101,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def moment(published_at: object) -> str:
-    """A time of day in UTC from unix milliseconds or RFC 3339 text."""
-    if type(published_at) is int:
-        return datetime.fromtimestamp(published_at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    return str(published_at)
-
-
 def body_text(message: Mapping[str, Any]) -> str:
-    """The body as one printable line; bytes as their base64 with its name in front."""
+    """The body as one printable line; of bytes only how many there are (JSON output has them)."""
     if "body" in message:
         body = message["body"]
         return printable(body if isinstance(body, str) else json.dumps(body, ensure_ascii=False))
-    return f"base64:{message.get('body_base64', '')}"
+    packed = message.get("body_base64", "")
+    return f"<{len(packed) // 4 * 3 - packed.count('=')} bytes>"
 
 
 def confirm(question: str, yes: bool) -> None:

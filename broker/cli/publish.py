@@ -8,6 +8,7 @@ import json
 import mimetypes
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -57,7 +58,8 @@ def pub(
         bodies, total = _lines(body, file), None
     else:
         bodies, total = [_body(body, file)] * count, count
-    _publish_all(Api(url), topic, bodies, headers, content_type or _file_type(file, lines), total, output)
+    with Api(url) as api:
+        _publish_all(api, topic, bodies, headers, content_type or _file_type(file, lines), total, output)
 
 
 def _publish_all(
@@ -129,7 +131,7 @@ def _lines(body: str | None, file: Path | None) -> Iterator[bytes]:
                 yield text
 
 
-def _input(file: Path | None) -> BinaryIO:
+def _input(file: Path | None) -> AbstractContextManager[BinaryIO]:
     if file is not None:
         try:
             return file.open("rb")
@@ -137,7 +139,7 @@ def _input(file: Path | None) -> BinaryIO:
             raise FailedError(f"{file} cannot be read: {error.strerror}.") from error
     if sys.stdin.isatty():
         remark("Reading standard input; end it with Ctrl-D.")
-    return open(sys.stdin.fileno(), "rb", closefd=False)
+    return nullcontext(sys.stdin.buffer)
 
 
 def _file_type(file: Path | None, lines: bool) -> str | None:

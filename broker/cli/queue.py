@@ -16,7 +16,6 @@ from broker.cli.output import (
     YesOption,
     body_text,
     confirm,
-    moment,
     remark,
     show,
     show_one,
@@ -27,7 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Queues: list, look into, pause, pu
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The queue's name.")]
 COLUMNS = ("name", "kind", "topics", "ready", "leased", "delayed", "consumers", "dead", "paused")
-REDRIVE_STEP = 1_000
+REDRIVE_STEP = 500
 """Dead letters per request, so that progress can be told."""
 
 
@@ -38,7 +37,8 @@ def list_(
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """List queues and what waits in them."""
-    rows = Api(url).get("/v1/subscriptions")["subscriptions"]
+    with Api(url) as api:
+        rows = api.get("/v1/subscriptions")["subscriptions"]
     wanted = [row for row in rows if everything or row["kind"] == "queue"]
     empty = "No queue yet; make one: postroom queue create NAME --topic FILTER"
     show(wanted, COLUMNS if everything else [c for c in COLUMNS if c != "kind"], output, empty)
@@ -47,7 +47,8 @@ def list_(
 @app.command()
 def info(name: NameArgument, output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
     """Everything about one queue: settings and counts."""
-    show_one(Api(url).get(name_path("subscriptions", name)), output)
+    with Api(url) as api:
+        show_one(api.get(name_path("subscriptions", name)), output)
 
 
 @app.command()
@@ -58,36 +59,39 @@ def peek(
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Look at the oldest waiting messages without taking them."""
-    messages = Api(url).get(name_path("queues", name, "peek"), limit=count)["messages"]
+    with Api(url) as api:
+        messages = api.get(name_path("queues", name, "peek"), limit=count)["messages"]
     if output is not Format.TABLE:
         return show(messages, (), output, "")
-    rows = [m | {"published": moment(m["published_at"]), "body": body_text(m)} for m in messages]
+    rows = [m | {"published": m["published_at"], "body": body_text(m)} for m in messages]
     return show(rows, ("offset", "published", "topic", "key", "body"), output, "Nothing waits in this queue.")
 
 
 @app.command()
 def pause(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Stop handing out; publishing goes on. Survives a restart."""
-    Api(url).post(name_path("queues", name, "pause"))
+    with Api(url) as api:
+        api.post(name_path("queues", name, "pause"))
     remark(f"{name} is paused; go on with: postroom queue resume {name}")
 
 
 @app.command()
 def resume(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Hand out again."""
-    Api(url).post(name_path("queues", name, "resume"))
+    with Api(url) as api:
+        api.post(name_path("queues", name, "resume"))
     remark(f"{name} hands out again")
 
 
 @app.command()
 def purge(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
     """Settle everything that waits and is not leased; nobody will be given it."""
-    api = Api(url)
-    waiting = _waiting(api.get(name_path("subscriptions", name)))
-    if not waiting:
-        return remark(f"Nothing waits in {name}.")
-    confirm(f"Purge {waiting:,} waiting messages of queue {name}?", yes)
-    count = api.post(name_path("queues", name, "purge"))["count"]
+    with Api(url) as api:
+        waiting = _waiting(api.get(name_path("subscriptions", name)))
+        if not waiting:
+            return remark(f"Nothing waits in {name}.")
+        confirm(f"Purge {waiting:,} waiting messages of queue {name}?", yes)
+        count = api.post(name_path("queues", name, "purge"))["count"]
     return remark(f"{count:,} messages purged from {name}")
 
 
@@ -102,17 +106,29 @@ def redrive(
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Put dead letters of this queue back into it."""
-    api = Api(url)
+    with Api(url) as api:
+        done = _redrive(api, name, limit)
+    remark(f"{done:,} dead letters put back into {name}" if done else f"{name} has no dead letters.")
+
+
+def _redrive(api: Api, name: str, limit: int | None) -> int:
+    dead = _dead(api, name)
+    total = dead if limit is None else min(limit, dead)
     done = 0
-    with progress(f"redriving {name}", limit) as advance:
-        while limit is None or done < limit:
-            step = REDRIVE_STEP if limit is None else min(REDRIVE_STEP, limit - done)
+    with progress(f"redriving {name}", total) as advance:
+        # At least once, so that a name that is no queue is refused. What dies again meanwhile is not chased.
+        while True:
+            step = max(1, min(REDRIVE_STEP, total - done))
             count = api.post(name_path("queues", name, "redrive"), limit=step)["count"]
             done += count
             advance(count)
-            if count < step:
-                break
-    remark(f"{done:,} dead letters put back into {name}" if done else f"{name} has no dead letters.")
+            if count < step or done >= total:
+                return done
+
+
+def _dead(api: Api, name: str) -> int:
+    topics = api.get("/v1/topics")["topics"]
+    return sum(topic["messages"] for topic in topics if topic["name"] == f"$dead/{name}")
 
 
 @app.command()
@@ -141,16 +157,17 @@ def create(
         "webhook": {"url": webhook} if webhook else None,
     }
     options = {option: value for option, value in given.items() if value is not None}
-    Api(url).put(name_path("subscriptions", name), {"kind": "queue", "topics": topic} | options)
+    with Api(url) as api:
+        api.put(name_path("subscriptions", name), {"kind": "queue", "topics": topic} | options)
     remark(f"{name} takes {', '.join(topic)}; look at it with: postroom queue info {name}")
 
 
 @app.command()
 def rm(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
     """Remove a queue and its progress; messages stay in the log."""
-    api = Api(url)
-    found = api.get(name_path("subscriptions", name))
-    outstanding = _waiting(found) + int(found.get("leased") or 0)
-    confirm(f"Remove queue {name} with {outstanding:,} unsettled messages?", yes)
-    api.delete(name_path("subscriptions", name))
+    with Api(url) as api:
+        found = api.get(name_path("subscriptions", name))
+        outstanding = _waiting(found) + int(found.get("leased") or 0)
+        confirm(f"Remove queue {name} with {outstanding:,} unsettled messages?", yes)
+        api.delete(name_path("subscriptions", name))
     remark(f"{name} removed")

@@ -12,7 +12,8 @@ WELL = "running"
 
 def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
     """State of the daemon: running, disk_low or failed, with the reason, and its numbers."""
-    values = Api(url).get("/v1/status")
+    with Api(url) as api:
+        values = api.get("/v1/status")
     show_one(values if output is not Format.TABLE else flat(values), output)
     if values.get("state", WELL) != WELL:
         remark(f"Not well: {values.get('reason') or values['state']}")

@@ -6,14 +6,16 @@ the daemon loses and repeats nothing.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
 from broker.cli.api import Api
 from broker.cli.errors import RefusedError, UnreachableError
-from broker.cli.output import DEFAULT_URL, Format, OutputOption, UrlOption, body_text, moment, printable, remark
+from broker.cli.output import DEFAULT_URL, Format, OutputOption, UrlOption, body_text, printable, remark, show
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between attempts to connect again; the last one repeats."""
@@ -32,23 +34,22 @@ def sub(
 
     Example: postroom sub 'prices/#' --from earliest -n 10
     """
-    messages = follow(Api(url), topic, start)
-    shown: list[dict[str, Any]] = []
-    try:
-        for number, message in enumerate(messages, 1):
-            if output is Format.JSON:
-                shown.append(message)
-            else:
-                print(_line(message) if output is Format.TABLE else json.dumps(message, ensure_ascii=False), flush=True)
-            if number == count:
-                break
-    except KeyboardInterrupt:
-        pass
-    if output is Format.JSON:
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    with Api(url) as api, closing(follow(api, topic, start)) as messages, suppress(KeyboardInterrupt):
+        if output is Format.JSON:
+            show(list(_until_stopped(islice(messages, count))), (), output, "")
+            return
+        for message in islice(messages, count):
+            print(_line(message) if output is Format.TABLE else json.dumps(message, ensure_ascii=False), flush=True)
 
 
-def follow(api: Api, topic: str, start: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[dict[str, Any]]:
+def _until_stopped(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    with suppress(KeyboardInterrupt):
+        yield from messages
+
+
+def follow(
+    api: Api, topic: str, start: str, sleep: Callable[[float], None] = time.sleep
+) -> Generator[dict[str, Any], None, None]:
     """Messages without end, over as many connections as it takes. Raises RefusedError, and UnreachableError when not
     even the first connection stands."""
     last: str | None = None
@@ -56,18 +57,19 @@ def follow(api: Api, topic: str, start: str, sleep: Callable[[float], None] = ti
     connected = False
     while True:
         try:
-            for position, message in api.events("/v1/stream", last=last, topic=topic, **{"from": start}):
-                connected, failures = True, 0
-                last = position or last
-                yield message
-            connected = True  # the server ended an open stream
+            for event in api.events("/v1/stream", last=last, topic=topic, **{"from": start}):
+                connected, failures, last = True, 0, event.id
+                if event.name == "message":
+                    yield event.data
+                elif event.name == "start" and not event.data["recovered"]:
+                    remark(f"What you asked for is no longer in the log; this begins after {event.id}.")
         except UnreachableError:
             if not connected:
                 raise
         except RefusedError as error:
             if not connected or error.status != 503:  # shutting down, or we read too slowly
                 raise
-        remark(f"Connection lost; resuming {'after ' + last if last else 'from ' + start} …")
+        remark(f"Connection lost; resuming after {last} …")
         sleep(PAUSES[min(failures, len(PAUSES) - 1)])
         failures += 1
 
@@ -75,6 +77,5 @@ def follow(api: Api, topic: str, start: str, sleep: Callable[[float], None] = ti
 def _line(message: dict[str, Any]) -> str:
     key = f" [{printable(message['key'])}]" if message.get("key") else ""
     return (
-        f"{message['offset']:>8}  {moment(message['published_at'])}  {printable(message['topic'])}{key}  "
-        f"{body_text(message)}"
+        f"{message['offset']:>8}  {message['published_at']}  {printable(message['topic'])}{key}  {body_text(message)}"
     )

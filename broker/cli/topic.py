@@ -11,7 +11,8 @@ app = typer.Typer(no_args_is_help=True, help="Topics.")
 @app.command("ls")
 def list_(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
     """List topics with their messages and bytes still in the log."""
-    rows = Api(url).get("/v1/topics")["topics"]
+    with Api(url) as api:
+        rows = api.get("/v1/topics")["topics"]
     show(rows, ("name", "messages", "bytes"), output, "No topic yet; publish: postroom pub orders/created hello")
 
 

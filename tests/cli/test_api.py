@@ -113,8 +113,8 @@ def test_nobody_there() -> None:
 
 
 def test_no_address() -> None:
-    with pytest.raises(FailedError, match="no address"):
-        Api("ftp://x")
+    with pytest.raises(FailedError, match="no HTTP address"):
+        Api("postroom://127.0.0.1:7600")
     assert Api("localhost:7680/").url == "http://localhost:7680"
 
 
@@ -149,7 +149,7 @@ def test_events(server: Server) -> None:
         )
     ]
     events = list(Api(server.url).events("/v1/stream", last="e.0", topic="a/#"))
-    assert events == [("e.1", {"a": 1}), ("e.2", {"a": 2})]
+    assert events == [("message", "e.1", {"a": 1}), ("lag", "e.1", {}), ("message", "e.2", {"a": 2})]
     assert server.seen[0][1] == "/v1/stream?topic=a%2F%23"
     assert server.seen[0][2]["Last-Event-ID"] == "e.0"
 

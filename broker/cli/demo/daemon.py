@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
-from broker.cli.api import Api
 from broker.cli.errors import FailedError
 
 READY_WITHIN = 10.0
 STOP_WITHIN = 5.0
-_HTTP = re.compile(r"http://127\.0\.0\.1:\d+")
+_LISTENING = re.compile(r"^postroom: (native|http) listening on (\S+)$", re.MULTILINE)
+_READY = "postroom: ready\n"
 
 CONFIG = """\
 [native]
@@ -35,7 +35,7 @@ stable_for = "200ms"
 
 
 class Daemon:
-    """`postroom serve` on `folder`; `url` is set once it is ready."""
+    """`postroom serve` on `folder`. `url` (HTTP) and `native` (HOST:PORT) are set once it is ready."""
 
     def __init__(self, folder: Path) -> None:
         self.drop = folder / "drop"
@@ -44,7 +44,7 @@ class Daemon:
         self.config.write_text(CONFIG.format(drop=self.drop))
         self.data = folder / "data"
         self.log = folder / "daemon.log"
-        self.url = ""
+        self.url = self.native = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,14 +75,11 @@ class Daemon:
         return self.log.stat().st_size if self.log.exists() else 0
 
     def _ready(self, since: int) -> bool:
-        found = _HTTP.search(self.log.read_bytes()[since:].decode(errors="replace"))
-        if not found:
+        said = self.log.read_bytes()[since:].decode(errors="replace")
+        if _READY not in said:
             return False
-        self.url = found[0]
-        try:
-            Api(self.url, timeout=2).request("GET", "/readyz")
-        except FailedError:
-            return False
+        doors = dict(_LISTENING.findall(said))
+        self.url, self.native = doors["http"], doors["native"]
         return True
 
     def _tail(self) -> str:

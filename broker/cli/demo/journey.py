@@ -51,7 +51,10 @@ def walk(daemon: Daemon, screen: Screen) -> None:
             sleep(0.05)
     cast.worker.stop()
     cast.receiver.stop()
-    screen.say(f"  The worker's last price: {cast.worker.said}; the file is now in drop/done/.")
+    screen.say(f"  The worker's last price: {cast.worker.said}. The file is now in drop/done/.")
+    screen.say(
+        f"  The webhook checked {len(cast.receiver.accepted)} signatures, answered 503 once and got that one again."
+    )
     api.close()
 
 
@@ -82,7 +85,7 @@ def _look(api: Api, rows: int, cast: Cast, screen: Screen) -> None:
     seen = (cast.worker.taken, cast.reader.seen, len(cast.receiver.accepted))
     acked = (queue["acked"], hook["acked"])
     screen.note = f"    {cast.worker.said}"
-    for step, count, done in _steps(rows, published, status, (queue, hook), seen, acked, cast.receiver):
+    for step, count, done in _steps(rows, published, status, (queue, hook), seen, acked):
         screen.tell(step, count, done)
 
 
@@ -93,16 +96,14 @@ def _steps(
     queues: tuple[dict[str, Any], dict[str, Any]],
     seen: tuple[int, int, int],
     acked: tuple[int, int],
-    receiver: Receiver,
 ) -> list[tuple[str, str, bool]]:
     ready, leased = (sum(q[state] for q in queues) for state in ("ready", "leased"))
-    all_in = published >= rows
-    again = f", {receiver.refused} answered 503 and sent again" if receiver.refused else ""
+    handed, all_in = sum(acked) + leased, published >= rows
     commits, messages = status["commits"], status["committed_messages"]
     return [
         ("publish", f"{published} of {rows} rows", all_in),
-        ("commit", f"{messages} messages on disk, {commits} commits so far", all_in and messages >= rows),
-        ("dispatch", f"{ready} ready, {leased} leased", all_in and ready == 0),
-        ("deliver", f"worker {seen[0]}, reader {seen[1]}, webhook {seen[2]}{again}", min(seen) >= rows),
-        ("settle", f"{sum(acked)} of {2 * rows} acks", sum(acked) >= 2 * rows),
+        ("commit", f"{messages}, in {commits} commits so far", all_in and messages >= rows),
+        ("dispatch", f"{handed} of {2 * rows}, {ready} still ready", handed >= 2 * rows),
+        ("deliver", f"worker {seen[0]}, reader {seen[1]}, webhook {seen[2]}", min(seen) >= rows),
+        ("settle", f"{sum(acked)} of {2 * rows}", sum(acked) >= 2 * rows),
     ]

@@ -67,8 +67,8 @@ class Reader:
     def run(self) -> None:
         """Until the daemon is gone."""
         try:
-            for position, _ in Api(self.url).events("/v1/stream", topic=self.topic, **{"from": "earliest"}):
-                self.seen, self.position = self.seen + 1, position
+            for event in Api(self.url).events("/v1/stream", topic=self.topic, **{"from": "earliest"}):
+                self.seen, self.position = self.seen + (event.name == "message"), event.id
         except FailedError:
             pass
 

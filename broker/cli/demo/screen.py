@@ -12,11 +12,11 @@ from rich.table import Table
 from broker.cli.output import console, printable
 
 STEPS = {
-    "publish": "the drop folder hands each row to the hub",
-    "commit": "rows become transactions, each fsynced",
-    "dispatch": "the machine says who gets which message",
-    "deliver": "worker, stream reader and webhook get it",
-    "settle": "acknowledgements are on disk",
+    "publish": "rows of the file",
+    "commit": "messages on disk, fsynced",
+    "dispatch": "leases given",
+    "deliver": "three who wanted them",
+    "settle": "acks on disk",
 }
 
 
@@ -52,13 +52,15 @@ class Screen:
             self.done.add(step)
             if not self._console.is_terminal:
                 number = list(STEPS).index(step) + 1
-                self.say(f"  {number} {step:9} {STEPS[step]:42} {escape(count)}")
+                self.say(f"  {number} {step:9} {STEPS[step]:26} {escape(count)}")
         if self._live is not None:
             self._live.update(self._table())
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False, caption=escape(printable(self.note)) or None)
         table.caption_justify = "left"
+        for _ in range(3):
+            table.add_column(no_wrap=True)
         for number, (step, meaning) in enumerate(STEPS.items(), 1):
             mark = "[green]✓[/]" if step in self.done else "[dim]·[/]"
             table.add_row(f"  {mark} {number} [bold]{step}[/]", f"[dim]{meaning}[/]", escape(self.counts.get(step, "")))
