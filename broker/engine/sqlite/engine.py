@@ -40,6 +40,7 @@ from broker.engine.sqlite.replay import Replay
 from broker.engine.sqlite.routes import Routes
 from broker.engine.sqlite.streams import ReaderAttachment, TapAttachment
 from broker.engine.sqlite.upkeep import Upkeep
+from broker.engine.sqlite.watermark import Watermark
 from broker.engine.sqlite.writer import Handle, Writer
 
 
@@ -98,6 +99,7 @@ class SqliteEngine:
         self._matchers: dict[tuple[str, ...], Matcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms = Alarms()
+        self.watermark = Watermark(folder)
 
     @property
     def epoch(self) -> str:
@@ -148,6 +150,7 @@ class SqliteEngine:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         if not self.failed:
+            self.watermark.write(self.epoch, self.log.end + 1)
             await self.connection.run(_close_cleanly)
         await self._close()
 

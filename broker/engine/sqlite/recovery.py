@@ -21,6 +21,7 @@ from broker.core.topic import Trie
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
 from broker.engine.sqlite.replay import lifted
+from broker.engine.sqlite.watermark import begin_epoch
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
@@ -39,6 +40,9 @@ async def recover(engine: "SqliteEngine") -> None:
         raise BrokerError(
             Code.STORAGE_FAILED, f"{engine.path}: {error}; the file is damaged: restore a backup"
         ) from error
+    if not engine.watermark.fits(state["epoch"], state["next_offset"]):
+        logger.warning("the file is a restored or older copy: the log begins a new epoch")
+        await engine.connection.run(lambda db: begin_epoch(db, state))
     engine.log.epoch = state["epoch"]
     engine.log.next_offset = state["next_offset"]
     engine.log.end = state["next_offset"] - 1

@@ -84,6 +84,7 @@ class Upkeep:
         if now >= self._next_disk:
             self._next_disk = now + 1
             self._check_disk()
+            self._engine.watermark.write(self._engine.epoch, self._engine.log.end + 1)
         if self._unchecked and now - self._last_commit > IDLE:
             await self._checkpoint("TRUNCATE")
             await self._engine.connection.run(lambda db: db.execute("PRAGMA incremental_vacuum(2000)").fetchall())
