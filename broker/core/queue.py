@@ -98,19 +98,20 @@ class Queue:
 
     # Events: messages come in
 
-    def publish(self, rows: Sequence[Row], now: float) -> list[Handout]:
-        """Committed messages that match, in order; returns what is handed out at once, rows included."""
+    def publish(self, rows: Sequence[Row], now: float, *, hold: bool = False) -> list[Handout]:
+        """Committed messages that match, in order; returns what is handed out at once, rows included. `hold`: nothing
+        is, because older messages are just being read for the consumers."""
         self.scanned = rows[-1][0]
         offsets = [row[0] for row in rows]
         add_rising(self.outstanding, offsets)
         special = self._backlog.note(rows)
         capped = bool(self.spec.max_messages or self.spec.max_bytes)
-        if not (special or capped or self.paused or len(self._backlog)):
+        if not (special or capped or hold or self.paused or len(self._backlog)):
             return self._hand_over(rows, now)
         self._backlog.add(offsets)
         if capped and self.spec.overflow is Overflow.DROP_OLDEST:
             self._drop_oldest()
-        return self.pick(now)
+        return [] if hold else self.pick(now)
 
     def restore(self, offsets: BitMap64) -> None:
         """At start: these are outstanding; their headers follow by `restore_header` before `restored`."""

@@ -59,6 +59,21 @@ class Scheduled:
     draft: Draft
 
 
+Refused = tuple[int, int, str]
+"""(sequence, count, code): sequences of a publisher that were answered with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """The sequences `first` to `last` of publisher `id` that a unit stands for. `refused`: those up to `last` that
+    were refused before they became part of a unit."""
+
+    id: str
+    first: int
+    last: int
+    refused: tuple[Refused, ...] = ()
+
+
 @dataclass(slots=True)
 class Receipt:
     """What a unit's publisher is told.
@@ -80,14 +95,14 @@ class Receipt:
 class Unit:
     """What is committed together.
 
-    `sender` groups units for fairness (a connection). `publisher`: (id, last sequence of this unit), committed with
-    it. `size` is the bytes of all bodies and metas. `done` is called once, on the loop's thread.
+    `sender` groups units for fairness (a connection). `publisher`: its publisher's sequences, committed with it; when
+    the unit is refused, they are committed as refused. `size` is the bytes of all bodies and metas. `done` is called once, on the loop's thread.
     """
 
     publishes: list[Draft] = field(default_factory=list)
     done: Callable[[Receipt], None] | None = None
     sender: Hashable = None
-    publisher: tuple[str, int] | None = None
+    publisher: Sequences | None = None
     size: int = 0
     settles: list[Settle] = field(default_factory=list)
     sets: list[Set] = field(default_factory=list)
@@ -218,9 +233,9 @@ class Engine(Protocol):
         """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED, DISK_LOW or SHUTTING_DOWN at
         once when nothing can be taken, and QUEUE_FULL when a subscription with overflow=refuse is at its cap."""
 
-    def publisher(self, publisher: str) -> int:
-        """The highest sequence taken from this publisher so far (0: unknown). A commit of an empty unit after it
-        proves that it is on disk."""
+    def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
+        """(last sequence answered, 0 for an unknown publisher; the recent ones up to it that were refused), on disk.
+        What was handed in before is included once an empty unit committed after it is answered."""
 
     def attach(self, subscription: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
         """Become a consumer of a subscription. Raises UNKNOWN_SUBSCRIPTION. `filters` narrows a stream's reading."""

@@ -146,7 +146,7 @@ class Catalog:
         """Make the handle of a subscription and route to it."""
         handle: Handle
         if spec.kind is Kind.QUEUE:
-            handle = QueueHandle(self._engine, number, Queue(spec, floor, self._engine.wall_ms() << 20))
+            handle = QueueHandle(self._engine, number, Queue(spec, floor, self._engine.lease_base))
             self._engine.routes.add([*spec.topics, *private(spec)], handle)
         else:
             handle = StreamHandle(number, spec, floor)

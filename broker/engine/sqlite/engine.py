@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -23,6 +24,7 @@ from broker.engine.base import (
     Capabilities,
     Page,
     Receipt,
+    Refused,
     Scheduled,
     Stats,
     SubscriptionInfo,
@@ -91,8 +93,9 @@ class SqliteEngine:
         self.taps = Routes()
         self.catalog = Catalog(self)
         self.attachments: set[ReaderAttachment] = set()
-        self.publishers: dict[str, int] = {}
+        self.publishers: dict[str, tuple[int, list[Refused]]] = {}
         self.next_revision = 1
+        self.lease_base = int.from_bytes(os.urandom(5), "big") << 22  # no lease number returns after a restart
         self.failed = ""
         self.disk_low = ""
         self.stopping = False
@@ -190,13 +193,11 @@ class SqliteEngine:
             raise BrokerError(Code.SHUTTING_DOWN)
         if self.disk_low and (unit.publishes or unit.schedules or unit.sets):
             raise BrokerError(Code.DISK_LOW, self.disk_low)
-        if unit.publisher is not None:
-            self.publishers[unit.publisher[0]] = unit.publisher[1]
         self.writer.submit(unit)
 
-    def publisher(self, publisher: str) -> int:
-        """The highest sequence taken from this publisher."""
-        return self.publishers.get(publisher, 0)
+    def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
+        """Last sequence and refused ones."""
+        return self.publishers.get(publisher, (0, []))
 
     async def committed_unit(self, unit: Unit) -> Receipt:
         """Commit a unit of the engine's own and wait for it. Raises its error."""

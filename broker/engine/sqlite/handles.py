@@ -49,7 +49,7 @@ class QueueHandle:
     def publish(self, rows: Sequence[Row]) -> None:
         """Rows of a commit that match."""
         engine = self.engine
-        handouts = self.queue.publish(rows, engine.monotonic())
+        handouts = self.queue.publish(rows, engine.monotonic(), hold=self.loading)
         if handouts:
             self._hand(handouts)
         if self.queue.changed:  # a cap dropped the oldest

@@ -43,12 +43,15 @@ async def recover(engine: "SqliteEngine") -> None:
     if not engine.watermark.fits(state["epoch"], state["next_offset"]):
         logger.warning("the file is a restored or older copy: the log begins a new epoch")
         await engine.connection.run(lambda db: begin_epoch(db, state))
+    # At once, not at the first upkeep: a log killed before that must not be taken for a restored one.
+    engine.watermark.write(state["epoch"], state["next_offset"])
     engine.log.epoch = state["epoch"]
     engine.log.next_offset = state["next_offset"]
     engine.log.end = state["next_offset"] - 1
     engine.next_revision = state["next_revision"]
     _take_topics(engine, loaded)
-    engine.publishers.update(loaded["publishers"])
+    for id_, sequence, refused in loaded["publishers"]:
+        engine.publishers[id_] = (sequence, list(msgpack.unpackb(refused, use_list=False)) if refused else [])
     await _open_pages(engine)
     engine.log.tail.clear(engine.log.end)
     await _subscriptions(engine, loaded)
@@ -82,7 +85,7 @@ def _load(db: sqlite3.Connection) -> dict[str, Any]:
     return {
         "topics": all_of("SELECT id, name, pruned_to FROM topic"),
         "pages": _load_pages(db),
-        "publishers": all_of("SELECT id, sequence FROM publisher"),
+        "publishers": all_of("SELECT id, sequence, refused FROM publisher"),
         "subscriptions": all_of(
             "SELECT id, name, spec, paused, floor FROM subscription JOIN progress ON subscription = id"
         ),

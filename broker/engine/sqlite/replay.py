@@ -143,10 +143,11 @@ class Replay:
             if not topics:
                 continue
             offsets = self._offsets(directory, topics, position, end) if not everything else None
+            weight = max(1, sum(map(directory.size, topics)) // sum(map(directory.count, topics)))  # of one body
             at = max(position + 1, page << PAGE_BITS)
             stop = min(self._page_end(at), end)
             while at <= stop:
-                count = min(limit - len(rows), MAX_FETCH)
+                count = max(1, min(limit - len(rows), MAX_FETCH, (max_bytes - size) // weight))
                 part = await self._piece(offsets, at, stop, count)
                 for row in part:
                     if row[2] < since:

@@ -42,8 +42,10 @@ CREATE TABLE redelivery (
     subscription INTEGER NOT NULL, offset INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (subscription, offset)
 ) STRICT, WITHOUT ROWID;
 
--- The last sequence of each publisher.
-CREATE TABLE publisher (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- The last sequence answered to each publisher; refused: msgpack [[sequence, count, code]…] of the recent refusals.
+CREATE TABLE publisher (
+    id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, at INTEGER NOT NULL, refused BLOB
+) STRICT, WITHOUT ROWID;
 
 -- Message ids that callers supplied, in two generations: when the young one is full or old it becomes the old one,
 -- and the old one is dropped whole. offset -1: the message still waits in the schedule.

@@ -40,7 +40,7 @@ class Batch:
     named: list[int] = field(default_factory=list)  # indexes of rows that carry an id of their publisher's
     new_topics: list[tuple[int, str]] = field(default_factory=list)
     next_offset: int | None = None
-    publishers: dict[str, int] = field(default_factory=dict)
+    publishers: list[tuple[str, int, int, bytes | None]] = field(default_factory=list)
     floors: list[tuple[int, int]] = field(default_factory=list)
     settled: list[tuple[int, int, bytes]] = field(default_factory=list)
     unsettled_pages: list[tuple[int, int]] = field(default_factory=list)
@@ -83,8 +83,8 @@ def write(db: sqlite3.Connection, batch: Batch, fsync_delay: float = 0.0) -> Out
         if batch.rows:
             _write_messages(db, batch, outcome)
         if batch.publishers:
-            flat = [v for pair in batch.publishers.items() for v in (*pair, batch.at)]
-            insert(db, "INSERT OR REPLACE INTO publisher (id, sequence, at) VALUES %s", 3, flat)
+            flat = list(chain.from_iterable(batch.publishers))
+            insert(db, "INSERT OR REPLACE INTO publisher (id, sequence, at, refused) VALUES %s", 4, flat)
         _write_progress(db, batch)
         if batch.dead:
             _write_dead(db, batch, outcome)

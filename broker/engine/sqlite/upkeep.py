@@ -226,5 +226,5 @@ class Upkeep:
 
         publishers = self._engine.publishers
         for id_, sequence in await self._engine.connection.run(work):
-            if publishers.get(id_) == sequence:
+            if publishers.get(id_, (0, []))[0] == sequence:
                 del publishers[id_]

@@ -20,7 +20,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import NAMED, Draft, Row
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.record import Changes
-from broker.engine.base import Receipt, Unit
+from broker.engine.base import Receipt, Refused, Sequences, Unit
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import Directory
 from broker.engine.sqlite.streams import StreamHandle
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _topic_of, _meta_of = itemgetter(0), itemgetter(1)
+MAX_REFUSED = 1_000
 Handle = QueueHandle | StreamHandle
 Tally = dict[QueueHandle, list[int]]
 """What a batch brings to capped queues so far: [messages, bytes]."""
@@ -174,6 +175,7 @@ class Forming:
         self.drafts: list[Draft] = []
         self.size = 0
         self.tally: Tally = {}
+        self.publishers: dict[str, tuple[int, list[Refused]]] = {}
         self.sets: dict[str, tuple[bytes | None, int]] = {}
         self.rows: list[Row] = []
         self.sealing: list[Directory] = []
@@ -184,12 +186,12 @@ class Forming:
         index = len(self.drafts)
         self.answers.append((unit, receipt, index))
         receipt.error = self._refusal(unit)
+        if unit.publisher is not None:
+            self._answered(unit.publisher, receipt.error)
         if receipt.error is not None:
             return
         self.drafts += unit.publishes
         self.size += unit.size
-        if unit.publisher is not None:
-            self.batch.publishers[unit.publisher[0]] = unit.publisher[1]
         if unit.settles:
             receipt.lost = [(s.subscription, s.offset) for s in unit.settles if not self.engine.catalog.settle(s)]
         if unit.sets:
@@ -203,6 +205,15 @@ class Forming:
             self.batch.unscheduled += unit.unscheduled
             self.batch.deleted += unit.deleted
             self.batch.statements += unit.statements
+
+    def _answered(self, sequences: Sequences, error: BrokerError | None) -> None:
+        """The publisher's sequences are answered with this batch; which were refused must outlive a lost answer."""
+        id_ = sequences.id
+        _, refused = self.publishers.get(id_) or self.engine.publisher(id_)
+        refused = [*refused, *sequences.refused]
+        if error is not None and sequences.last >= sequences.first:
+            refused.append((sequences.first, sequences.last - sequences.first + 1, error.code.value))
+        self.publishers[id_] = (sequences.last, refused[-MAX_REFUSED:])
 
     def _refusal(self, unit: Unit) -> BrokerError | None:
         for item in unit.sets:
@@ -242,6 +253,10 @@ class Forming:
             batch.next_offset = log.next_offset
             self.sealing = log.full_pages()
             batch.pages = [(d.page, d.first_at, d.last_at, int(d.special), d.packed()) for d in self.sealing]
+        batch.publishers = [
+            (id_, sequence, batch.at, msgpack.packb(refused) if refused else None)
+            for id_, (sequence, refused) in self.publishers.items()
+        ]
         batch.sets = [(key, value, revision) for key, (value, revision) in self.sets.items() if value is not None]
         batch.unset = [(key,) for key, (value, _) in self.sets.items() if value is None]
         batch.new_topics, log.numbers.fresh = log.numbers.fresh, []
@@ -354,6 +369,7 @@ class Forming:
         if stored:
             log.committed(stored, numbers, self.size)
         log.end = log.next_offset - 1
+        self.engine.publishers.update(self.publishers)
         self._answer(duplicates)
         if rows:
             self.engine.dispatch(stored, rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_DELAY, Draft
 from broker.core.subscription import Outcome
-from broker.engine.base import Receipt, Scheduled, Set, Settle, Unit
+from broker.engine.base import Receipt, Refused, Scheduled, Sequences, Set, Settle, Unit
 from broker.protocols.native import wire
 from broker.protocols.native.wire import Frame
 
@@ -33,6 +33,7 @@ class Intake:
         self._held = False
         self._sequence = 0
         self._topics: set[str] = set()
+        self._refused: list[Refused] = []  # what the next unit tells the engine of refusals before it
         self._unit: Unit | None = None
         self._marks: list[tuple[int, int, int]] = []  # of the unit: sequence, index of its first draft, count
 
@@ -106,11 +107,11 @@ class Intake:
             except BrokerError as error:
                 if atomic:
                     self._unit = None
-                    self._refuse(sequence, len(messages), error)
+                    self._turn_away(sequence, len(messages), error)
                     self._open()
                     self._marks.append((sequence, 0, 0))
                     return
-                self._refuse(sequence + i, 1, error)
+                self._turn_away(sequence + i, 1, error)
             else:
                 if not isinstance(draft, Scheduled):
                     unit.publishes.append(draft)
@@ -139,6 +140,11 @@ class Intake:
             raise BrokerError(Code.BAD_OPTION, "options must be a map")
         return self._hub.draft_with(topic, body, options)
 
+    def _turn_away(self, sequence: int, count: int, error: BrokerError) -> None:
+        """Refuse what never becomes part of a unit."""
+        self._refused.append((sequence, count, error.code.value))
+        self._refuse(sequence, count, error)
+
     def _refuse(self, sequence: int, count: int, error: BrokerError) -> None:
         self._send(wire.REFUSE, sequence, count, error.code.value, error.text)
 
@@ -159,13 +165,16 @@ class Intake:
 
         unit.done = done
         if self._session.publisher is not None:
-            unit.publisher = (self._session.publisher, last)
+            unit.publisher = Sequences(self._session.publisher, first, last, tuple(self._refused))
         self._uncommitted += size
         try:
             self._hub.commit(unit)
         except BrokerError as error:
+            if last >= first:
+                self._refused.append((first, last - first + 1, error.code.value))
             done(Receipt(error=error))
             return
+        self._refused.clear()
         if self._uncommitted > self._hub.limits.max_uncommitted_per_connection and not self._held:
             self._held = True
             self._session.shell.hold(reading=False)
@@ -210,7 +219,7 @@ class Intake:
             for entry in parts.get("set", ()):
                 unit.sets.append(self._set_of(*entry))
         except BrokerError as error:
-            self._refuse(sequence, 1, error)
+            self._turn_away(sequence, 1, error)
             unit = Unit(sender=self._session)
         self._commit(unit, [(sequence, 0, len(unit.publishes))], sequence)
 

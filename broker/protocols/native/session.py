@@ -4,14 +4,14 @@ The shell gives it `write`, tells it when the socket is full or drained, and clo
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
 from broker.core.subscription import Kind
-from broker.engine.base import Attachment, Receipt, Unit
+from broker.engine.base import Attachment, Receipt, Refused, Unit
 from broker.hub import Hub
 from broker.protocols.native import wire
 from broker.protocols.native.intake import Intake, offsets_of, outcome_of, settle_options
@@ -136,7 +136,7 @@ class Session:
         self.client = str(info.get("client", ""))[:100]
         publisher = info.get("publisher")
         if publisher is None:
-            self._welcome(0)
+            self._welcome(0, ())
             return
         if type(publisher) is not str or not 1 <= len(publisher) <= 100:
             raise BrokerError(Code.BAD_FRAME, "publisher must be a text of 1 to 100 characters")
@@ -149,9 +149,9 @@ class Session:
         if receipt.error is not None:
             self.fail(receipt.error)
         elif self.publisher is not None:
-            self._welcome(self.hub.engine.publisher(self.publisher))
+            self._welcome(*self.hub.engine.publisher(self.publisher))
 
-    def _welcome(self, sequence: int) -> None:
+    def _welcome(self, sequence: int, refused: Sequence[Refused]) -> None:
         limits = self.hub.limits
         self.intake.greeted(sequence)
         self.greeted = True
@@ -159,6 +159,7 @@ class Session:
         info = {
             "epoch": self.hub.engine.epoch,
             "sequence": sequence,
+            "refused": refused,
             "max_frame": limits.max_frame,
             "max_body": limits.max_body,
             "max_batch": limits.max_batch,

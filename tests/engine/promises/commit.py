@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker.core.errors import BrokerError, Code
 from broker.core.message import unpack_meta
 from broker.core.subscription import Outcome
-from broker.engine.base import Receipt, Set, Settle, Unit
+from broker.engine.base import Receipt, Sequences, Set, Settle, Unit
 from tests.engine.world import EngineFactory, World, open_world
 
 DRAFTS = st.lists(st.tuples(st.sampled_from(["a", "a/b", "c"]), st.binary(max_size=300)), max_size=20)
@@ -82,7 +82,7 @@ class TestCommit:
         receipt = await world.commit(
             Unit(
                 [world.draft("b", "result")],
-                publisher=("p", 7),
+                publisher=Sequences("p", 1, 7),
                 settles=[Settle("q", Outcome.ACK, job[0], worker.lease_of(job[0]))],
                 sets=[Set("k", b"v", 0)],
                 schedules=[world.later("c", "new", 60, "new")],
@@ -93,7 +93,7 @@ class TestCommit:
         assert world.info().ready == world.info().leased == 0
         assert await world.engine.get("k") == (b"v", receipt.revisions[0])
         assert [s.id for s in await world.engine.scheduled(10)] == ["new"]
-        assert world.engine.publisher("p") == 7
+        assert world.engine.publisher("p")[0] == 7
 
     async def test_a_failing_condition_undoes_its_unit_and_no_other(self, world: World) -> None:
         worker = await world.queue("a")
@@ -104,7 +104,7 @@ class TestCommit:
         bad = world.answer(
             Unit(
                 [world.draft("b", "bad")],
-                publisher=("p", 7),
+                publisher=Sequences("p", 1, 7),
                 settles=[Settle("q", Outcome.ACK, job[0], lease)],
                 sets=[Set("x", b"1"), Set("k", b"v", 99)],
                 schedules=[world.later("c", "new", 60, "new")],
@@ -203,20 +203,34 @@ class TestCommit:
 
 class TestPublisher:
     async def test_a_publishers_sequence_is_committed_with_its_unit(self, world: World) -> None:
-        assert world.engine.publisher("p") == 0
-        await world.commit(Unit([world.draft("a", "1"), world.draft("a", "2")], publisher=("p", 2)))
-        await world.commit(Unit([world.draft("a", "3")], publisher=("p", 3)))
-        await world.commit(Unit([world.draft("a", "x")], publisher=("other", 1)))
-        assert world.engine.publisher("p") == 3
+        assert world.engine.publisher("p") == (0, [])
+        await world.commit(Unit([world.draft("a", "1"), world.draft("a", "2")], publisher=Sequences("p", 1, 2)))
+        await world.commit(Unit([world.draft("a", "3")], publisher=Sequences("p", 3, 3)))
+        await world.commit(Unit([world.draft("a", "x")], publisher=Sequences("other", 1, 1)))
+        assert world.engine.publisher("p") == (3, [])
         await world.crash()
-        assert world.engine.publisher("p") == 3
-        assert world.engine.publisher("other") == 1
-        assert world.engine.publisher("unknown") == 0
+        assert world.engine.publisher("p") == (3, [])
+        assert world.engine.publisher("other") == (1, [])
+        assert world.engine.publisher("unknown") == (0, [])
 
-    async def test_the_sequence_counts_as_soon_as_the_unit_is_taken(self, world: World) -> None:
-        answer = world.answer(Unit([world.draft("a", "1")], publisher=("p", 5)))
-        assert world.engine.publisher("p") == 5
+    async def test_the_sequence_does_not_count_before_the_commit(self, world: World) -> None:
+        answer = world.answer(Unit([world.draft("a", "1")], publisher=Sequences("p", 1, 5)))
+        assert world.engine.publisher("p") == (0, [])
         await answer
+        assert world.engine.publisher("p") == (5, [])
+
+    async def test_refused_sequences_outlive_a_lost_answer(self, world: World) -> None:
+        await world.subscribe("q", "full", max_messages=1)
+        await world.commit(Unit([world.draft("full", "1")], publisher=Sequences("p", 1, 1)))
+        unit = Unit([world.draft("full", "2"), world.draft("full", "3")], publisher=Sequences("p", 2, 3))
+        receipt = await world.answer(unit)
+        assert receipt.error is not None
+        refused = ((4, 1, "bad_topic"),)
+        await world.commit(Unit([world.draft("a", "5")], publisher=Sequences("p", 5, 5, refused)))
+        expected = (5, [(2, 2, "queue_full"), (4, 1, "bad_topic")])
+        assert world.engine.publisher("p") == expected
+        await world.crash()
+        assert world.engine.publisher("p") == expected
 
 
 class TestIdempotence:
