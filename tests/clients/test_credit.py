@@ -9,7 +9,7 @@ def worked(credit: Credit, count: int, now: float, size: int = 1, *, idle: bool 
 
 def test_a_fixed_window_is_given_back_by_halves() -> None:
     credit = Credit(10)
-    assert credit.opening(0, 0) == (10, BYTES)
+    assert credit.opening(0) == (10, BYTES)
     assert worked(credit, 4, 1) is None
     assert worked(credit, 1, 1) == (5, 5)
     assert worked(credit, 0, 1) is None
@@ -17,20 +17,20 @@ def test_a_fixed_window_is_given_back_by_halves() -> None:
 
 def test_with_nothing_left_to_do_everything_is_given_back() -> None:
     credit = Credit(10)
-    credit.opening(0, 0)
+    credit.opening(0)
     assert worked(credit, 1, 1, size=7, idle=True) == (1, 7)
 
 
 def test_big_bodies_are_given_back_early() -> None:
     credit = Credit(100, size=1000)
-    credit.opening(0, 0)
+    credit.opening(0)
     assert worked(credit, 1, 1, size=499) is None
     assert worked(credit, 1, 1, size=1) == (2, 500)
 
 
 def test_a_quick_worker_gets_more_a_slow_one_less() -> None:
     credit = Credit(8, most=32)
-    credit.opening(0, 0)
+    credit.opening(0)
     now = QUICK / 2
     assert worked(credit, 4, now) == (4 + 8, 4)
     now += QUICK / 2
@@ -48,10 +48,9 @@ def test_a_quick_worker_gets_more_a_slow_one_less() -> None:
     assert worked(credit, 4, now) == (4, 4)
 
 
-def test_after_a_lost_connection_what_is_in_hand_counts() -> None:
+def test_a_fresh_attachment_opens_the_whole_window_again() -> None:
     credit = Credit(10)
-    credit.opening(0, 0)
+    credit.opening(0)
     credit.spend(1)
-    assert credit.opening(3, 1) == (7, BYTES)
+    assert credit.opening(1) == (10, BYTES)
     assert credit.due(1, idle=True) is None
-    assert credit.opening(12, 1) == (1, BYTES)

@@ -164,6 +164,30 @@ def test_work_that_ends_without_a_connection_is_settled_on_the_next(desk: Desk) 
     assert desk.frames() == [(wire.SETTLE, 7, "ack", [1])]
 
 
+def test_credit_of_a_lost_connection_is_not_given_twice(desk: Desk) -> None:
+    desk.deliver(1, 2)
+    old, adopted = desk.take(), desk.take()
+    desk.inbox.lost()
+    desk.inbox.opening(desk.now)
+    desk.deliver(2)
+    desk.inbox.ack(old)
+    desk.inbox.ack(adopted)
+    assert desk.frames() == [(wire.SETTLE, 7, "ack", [1, 2]), (wire.CREDIT, 7, 1, 2)]
+
+
+def test_on_a_connection_that_ends_nothing_more_begins(desk: Desk) -> None:
+    desk.deliver(1, 2)
+    message = desk.take()
+    desk.inbox.pause()
+    desk.deliver(3)
+    assert desk.inbox.waiting == 0
+    desk.inbox.ack(message)
+    assert desk.frames() == [(wire.SETTLE, 7, "ack", [1])]
+    desk.inbox.lost()
+    desk.deliver(2)
+    assert desk.inbox.waiting == 1
+
+
 def test_a_lost_ack_is_given_again_instead_of_the_work(desk: Desk) -> None:
     desk.deliver(1, 2)
     desk.inbox.ack(desk.take())

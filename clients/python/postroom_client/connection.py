@@ -145,8 +145,7 @@ class Connection:
         await self.confirmed()
         link = self._link
         if link is not None:
-            self._flush()
-            link.goodbye()
+            self._goodbye(link)
             await asyncio.shield(link.ended)
 
     # Out
@@ -244,7 +243,7 @@ class Connection:
         outbox.batch_bytes = min(outbox.batch_bytes, outbox.max_frame * 3 // 4)
         outbox.welcome(int(settings.get("sequence") or 0), epoch)
         self._link = link
-        link.write(b"".join(map(wire.pack, [*self.requests.again(), *self.readers.again(changed)])))
+        link.write(b"".join(map(wire.pack, [*self.readers.again(changed), *self.requests.again()])))
         self._flush()
         self._note_room()
         if not self._first.done():
@@ -261,4 +260,9 @@ class Connection:
         self._flush()
         link = self._link
         if link is not None and link.closing and not link.parted and not self.readers.busy:
-            link.goodbye()
+            self._goodbye(link)
+
+    def _goodbye(self, link: Link) -> None:
+        self._flush()
+        self.readers.part()
+        link.goodbye()

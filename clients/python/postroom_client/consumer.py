@@ -92,9 +92,8 @@ class Consumer:
         return self.inbox.in_hand > 0
 
     def pause(self) -> None:
-        """The broker is stopping: what nobody has begun goes back."""
-        self.inbox.release_waiting()
-        self.connection.write_soon(self)
+        """The broker is stopping: begin nothing more on this connection."""
+        self.inbox.pause()
 
     def frames(self, now: float) -> list[tuple[Any, ...]]:
         """What to tell the broker."""

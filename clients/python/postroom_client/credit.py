@@ -24,11 +24,11 @@ class Credit:
         self._since = 0  # messages worked off since the window was last looked at
         self._paced_at = 0.0
 
-    def opening(self, held: int, now: float) -> tuple[int, int]:
-        """(messages, bytes) to grant on a fresh attachment while `held` messages are still being worked on."""
+    def opening(self, now: float) -> tuple[int, int]:
+        """(messages, bytes) to grant on a fresh attachment."""
         self._spent = self._bytes = self._since = 0
         self._paced_at = now
-        return max(1, self.window - held), self._size
+        return self.window, self._size
 
     def spend(self, size: int) -> None:
         """One message of `size` body bytes is done with."""

@@ -81,12 +81,14 @@ class Daemon:
                 data = os.read(pipe.fileno(), 4096)
                 said += data
                 if not data:
+                    self._process.wait(5)
                     break
                 self.addresses |= {m[1].decode(): m[2].decode() for m in _READY.finditer(said)}
                 if set(DOORS) <= self.addresses.keys() and said.endswith(b"\n"):
                     return
         text = (said + log.read_bytes()[-4000:]).decode(errors="replace")
-        raise RuntimeError(f"the daemon was not ready within {self._ready_within:g} s; it said:\n{text}")
+        why = "ended at once" if self._process.poll() is not None else f"was not ready in {self._ready_within:g} s"
+        raise RuntimeError(f"the daemon {why}; it said:\n{text}")
 
     def stop(self, timeout: float = 30.0) -> int:
         """SIGTERM, and the exit code. Killed when it takes longer."""

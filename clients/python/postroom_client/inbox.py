@@ -40,6 +40,7 @@ class Inbox:
         self.number = number
         self.credit = credit
         self.closing = False
+        self._paused = False
         self._waiting: deque[Row] = deque()
         self._hand: dict[int, Message] = {}
         self._tenure = 0  # counts connections: a message of an older one has no lease until delivered again
@@ -69,6 +70,8 @@ class Inbox:
         """DELIVER. `tries`: (failed attempts, deliveries) of those delivered before."""
         if tries:
             self._tries.update(tries)
+        if self._paused:
+            return
         if self._tenure and (self._hand or self._done):
             rows = [row for row in rows if not self._known(row)]
         if self.closing:
@@ -139,7 +142,8 @@ class Inbox:
         del self._hand[message.offset]
         if self._tries:
             self._tries.pop(message.offset, None)
-        self.credit.spend(len(message.body))
+        if message.tenure == self._tenure:  # else its credit went with the connection it came on
+            self.credit.spend(len(message.body))
 
     def ack(self, message: Message) -> None:
         """On the path of every message."""
@@ -167,14 +171,14 @@ class Inbox:
             out.append((wire.STARTED, self.number, self._announced))
             self._cleared += len(self._announced)
             self._announced = []
-        grant = None if self.closing else self.credit.due(now, idle=not self._waiting)
+        grant = None if self.closing or self._paused else self.credit.due(now, idle=not self._waiting)
         if grant:
             out.append((wire.CREDIT, self.number, *grant))
         return out
 
     def opening(self, now: float) -> tuple[Any, ...]:
         """The credit of a fresh attachment."""
-        return (wire.CREDIT, self.number, *self.credit.opening(len(self._hand), now))
+        return (wire.CREDIT, self.number, *self.credit.opening(now))
 
     def leased(self) -> list[int]:
         """Offsets whose leases are to be prolonged."""
@@ -184,11 +188,12 @@ class Inbox:
     def close(self) -> None:
         """No more work: what nobody has begun is released."""
         self.closing = True
-        self.release_waiting()
-
-    def release_waiting(self) -> None:
-        """What nobody has begun is for others."""
         self._release(self._waiting)
+        self._forget()
+
+    def pause(self) -> None:
+        """Nothing more is begun on this connection; it ends soon, and then all that is not settled is ready again."""
+        self._paused = True
         self._forget()
 
     def lost(self) -> None:
@@ -198,6 +203,7 @@ class Inbox:
         self._done.update(chain.from_iterable(self._recent))
         self._recent.clear()
         self._tenure += 1
+        self._paused = False
         self._forget()
         self._tries = {offset: tries for offset, tries in self._tries.items() if offset in self._hand}
         self._others.pop(("release", None, None), None)

@@ -91,7 +91,7 @@ class Link(asyncio.Protocol):
             self.write(wire.pack((wire.PONG, *frame[1:2])))
         elif kind == wire.ERROR and wire.padded(frame, 2)[1] is None:
             _, _, code, text = wire.padded(frame, 4)
-            self.error = refusal(str(code), text)
+            self.fail(refusal(str(code), text))
         elif self.welcomed.done() and not self.ended.done():
             self._handle(self, frame)
 

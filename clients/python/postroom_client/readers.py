@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from postroom_client import wire
-from postroom_client.errors import ConnectionLost, PostroomError, refusal
+from postroom_client.errors import PostroomError, refusal
 from postroom_client.waiting import reject, reject_all, resolve
 
 
@@ -112,6 +112,8 @@ class Readers:
     def on_deliver(self, frame: wire.Frame) -> None:
         """DELIVER."""
         _, number, _, rows, tries = wire.padded(frame, 5)
+        if rows and min(map(len, rows)) < 5:
+            raise ValueError("a row has five elements")
         reader = self._all.get(number)
         if reader is not None:
             reader.delivered(rows, tries)
@@ -134,10 +136,10 @@ class Readers:
         if number in self._detaching:
             resolve(self._detaching.pop(number))
         reader = self._all.get(number)
-        if reader is None:
+        if reader is None or code is None:
             return
         self._ready.discard(number)
-        error = refusal(code, text) if code else ConnectionLost("the broker let go of this reader")
+        error = refusal(code, text)
         if code == "shutting_down":  # it goes on with the next connection
             reader.lost()
         elif number in self._attaching:
@@ -174,6 +176,12 @@ class Readers:
         self._all.clear()
         reject_all(self._attaching.values(), error)
         self.lost()
+
+    def part(self) -> None:
+        """The connection ends in order: what is in hand is given back rather than taken for lost with its worker."""
+        for number in list(self._ready):
+            self._send((wire.DETACH, number))
+        self._ready.clear()
 
     # A stopping broker
 

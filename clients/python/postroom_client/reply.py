@@ -54,7 +54,7 @@ class ReplyBox:
 
     def attach_frame(self) -> tuple[Any, ...]:
         """ATTACH, as a tap."""
-        credit, size = self._credit.opening(0, self._connection.now())
+        credit, size = self._credit.opening(self._connection.now())
         options = {"credit": credit, "bytes": size, "topics": [f"{self._prefix}#"], "live": "tap"}
         return (wire.ATTACH, self.number, None, options)
 

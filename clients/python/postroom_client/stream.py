@@ -59,7 +59,7 @@ class Stream:
 
     def attach_frame(self) -> tuple[Any, ...]:
         """ATTACH, with all its credit."""
-        credit, size = self._credit.opening(0, self.connection.now())
+        credit, size = self._credit.opening(self.connection.now())
         options: dict[str, Any] = {"credit": credit, "bytes": size}
         if self.name is None:
             options["topics"], options["live"] = self._topics, self._live
@@ -149,7 +149,7 @@ class Stream:
         offset = self._taken if message is None else message.offset
         if offset >= 0:
             frame = (wire.SETTLE, self.number, "ack", [offset], None)
-            await self.connection.requests.ask(lambda request: (*frame, request))
+            await self.connection.requests.ask(lambda request: (*frame, request), repeat=True)
 
     async def open(self) -> "Stream":
         """Begin; iterating does it by itself. Raises what the broker refuses it for."""
