@@ -10,15 +10,16 @@ from broker.cli.errors import FailedError
 from broker.cli.output import Format, OutputOption, show
 from broker.cli.progress import progress
 
-COLUMNS = (
-    "in flight",
-    "confirmed/s",
-    "delivered+acked/s",
-    "confirm p50 ms",
-    "confirm p99 ms",
-    "deliver p50 ms",
-    "deliver p99 ms",
-)
+COLUMNS = {
+    "in_flight": "in flight",
+    "confirmed_per_second": "confirmed/s",
+    "acked_per_second": "acked/s",
+    "confirm_p50_ms": "confirm p50 ms",
+    "confirm_p99_ms": "confirm p99 ms",
+    "deliver_p50_ms": "deliver p50 ms",
+    "deliver_p99_ms": "deliver p99 ms",
+}
+"""What the table shows, and how it is called there."""
 
 
 def bench(
@@ -41,7 +42,9 @@ def bench(
     if not colon or not port.isdecimal():
         raise typer.BadParameter(f"--native {native!r}: write HOST:PORT")
     rows = [_run(host, int(port), load.Result(messages, size, body)) for size in window or [1_024]]
-    show(rows, COLUMNS, output, "")
+    if output is Format.TABLE:
+        rows = [{label: row[name] for name, label in COLUMNS.items()} for row in rows]
+    show(rows, list(COLUMNS.values()), output, "")
 
 
 def _run(host: str, port: int, result: load.Result) -> dict[str, Any]:
@@ -70,15 +73,16 @@ def _loop_run(main: Any) -> None:
 
 
 def _row(result: load.Result) -> dict[str, Any]:
-    confirm, deliver = result.confirm_latency, result.deliver_latency
+    rates = {"confirmed": result.confirmed_after, "acked": result.settled_after}
+    latencies = {"confirm": result.confirm_latency, "deliver": result.deliver_latency}
     return {
-        "in flight": result.window,
+        "in_flight": result.window,
         "messages": result.messages,
-        "body bytes": result.body,
-        "confirmed/s": round(result.messages / result.confirmed_after),
-        "delivered+acked/s": round(result.messages / result.settled_after),
-        "confirm p50 ms": round(load.percentile(confirm, 0.50) * 1000, 3),
-        "confirm p99 ms": round(load.percentile(confirm, 0.99) * 1000, 3),
-        "deliver p50 ms": round(load.percentile(deliver, 0.50) * 1000, 3),
-        "deliver p99 ms": round(load.percentile(deliver, 0.99) * 1000, 3),
+        "body_bytes": result.body,
+        **{f"{what}_per_second": round(result.messages / seconds) for what, seconds in rates.items()},
+        **{
+            f"{what}_p{share}_ms": round(load.percentile(values, share / 100) * 1000, 3)
+            for what, values in latencies.items()
+            for share in (50, 99)
+        },
     }

@@ -119,7 +119,7 @@ def _redrive(api: Api, name: str, limit: int | None) -> int:
         # At least once, so that a name that is no queue is refused. What dies again meanwhile is not chased.
         while True:
             step = max(1, min(REDRIVE_STEP, total - done))
-            count = api.post(name_path("queues", name, "redrive"), limit=step)["count"]
+            count: int = api.post(name_path("queues", name, "redrive"), limit=step)["count"]
             done += count
             advance(count)
             if count < step or done >= total:
@@ -145,7 +145,7 @@ def create(
     webhook: Annotated[str | None, typer.Option(metavar="URL", help="Post each message there.")] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Create a queue, or change its settings."""
+    """Create a queue, or give it these settings; what is not given gets its default."""
     given: dict[str, Any] = {
         "from": start,
         "lease": lease,

@@ -69,7 +69,8 @@ def follow(
         except RefusedError as error:
             if not connected or error.status != 503:  # shutting down, or we read too slowly
                 raise
-        remark(f"Connection lost; resuming after {last} …")
+        if not failures:
+            remark(f"Connection lost; resuming after {last} …")
         sleep(PAUSES[min(failures, len(PAUSES) - 1)])
         failures += 1
 

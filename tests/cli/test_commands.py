@@ -223,9 +223,9 @@ def test_bench_measures_and_cleans_up(run: Run, daemon: Daemon, api: Api) -> Non
     )
     assert (code, err) == (0, "")
     one, many = json.loads(out)
-    assert (one["in flight"], many["in flight"], one["messages"]) == (1, 64, 300)
+    assert (one["in_flight"], many["in_flight"], one["messages"]) == (1, 64, 300)
     assert all(value > 0 for row in (one, many) for value in row.values())
-    assert one["confirm p50 ms"] <= one["confirm p99 ms"]
+    assert one["confirm_p50_ms"] <= one["confirm_p99_ms"]
     assert not [s for s in api.get("/v1/subscriptions")["subscriptions"] if s["name"].startswith("bench-")]
     benched = [t for t in api.get("/v1/topics")["topics"] if t["name"].startswith("bench/")]
     assert [t["messages"] for t in benched] == [300, 300]
