@@ -387,6 +387,7 @@ class SqliteEngine:
             disk_free_bytes=shutil.disk_usage(self.folder).free,
             scheduled=self.upkeep.scheduled_count,
             last_commit_seconds=writer.last_seconds,
+            extra={"commit_seconds": writer.commit_seconds, "commit_messages": writer.commit_messages},
         )
 
 

@@ -7,7 +7,7 @@ Fairness: a transaction takes at most `max_transaction` bytes (or one larger uni
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -25,6 +25,7 @@ from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import Directory
 from broker.engine.sqlite.streams import StreamHandle
 from broker.engine.sqlite.transaction import Batch, DeadLetter, Outcome, write
+from broker.observe.metrics import Histogram
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _topic_of, _meta_of = itemgetter(0), itemgetter(1)
 MAX_REFUSED = 1_000
+BATCHES = (0, 1, 4, 16, 64, 256, 1_024, 4_096, 16_384)
 Handle = QueueHandle | StreamHandle
 Tally = dict[QueueHandle, list[int]]
 """What a batch brings to capped queues so far: [messages, bytes]."""
@@ -53,7 +55,8 @@ class Writer:
         self.messages = 0
         self.last_seconds = 0.0
         self.last_size = 0
-        self.on_commit: Callable[[float, int], None] | None = None
+        self.commit_seconds = Histogram()
+        self.commit_messages = Histogram(BATCHES)
 
     @property
     def pending_units(self) -> int:
@@ -140,8 +143,8 @@ class Writer:
             self.messages += len(batch.rows)
             self.last_seconds = outcome.seconds
             self.last_size = formed.size + 60 * len(batch.rows)
-            if self.on_commit is not None:
-                self.on_commit(outcome.seconds, len(batch.rows))
+            self.commit_seconds.observe(outcome.seconds)
+            self.commit_messages.observe(len(batch.rows))
         formed.complete(outcome)
 
     def _fail(self, units: list[Unit], error: Exception) -> None:

@@ -1,7 +1,7 @@
 """The native protocol's requests: management and reading, for those who have time. PROTOCOL.md § Requests. Floor 4."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from broker.auth.principal import Principal, Verb
@@ -122,7 +122,8 @@ class Requests:
 
     async def _status(self, _: Arguments) -> Any:
         self._hub.authorize(self._principal, Verb.CONSUME, "$sys/status")
-        return asdict(self._hub.engine.stats())
+        stats = self._hub.engine.stats()
+        return {f.name: getattr(stats, f.name) for f in fields(stats) if f.name != "extra"}
 
 
 def described(info: SubscriptionInfo) -> dict[str, Any]:
