@@ -1,5 +1,5 @@
--- The one file. Version 1. To change it: add migrations/NNN_what.sql, change this file to the sum, raise VERSION in
--- connection.py; a test proves that both ways lead to the same schema.
+-- The one file. Version 1, the first. To change it: add migrations/NNN_what.sql, change this file to the sum, raise VERSION
+-- in connection.py, and test that both ways lead to the same schema.
 
 -- What is true of the whole log: epoch, next_offset, next_revision.
 CREATE TABLE state (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
