@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-
 from postroom_client.pytest_plugin import postroom, postroom_server
+
 from tests.clients.world import Broker, Line, a_line
 
 __all__ = ["broker", "line", "postroom", "postroom_server"]

@@ -1,5 +1,4 @@
 import pytest
-
 from postroom_client.address import Address, parse_address
 
 

@@ -1,5 +1,4 @@
 import pytest
-
 from postroom_client.backoff import Backoff
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from postroom_client import Message, ThreadMessage
 from postroom_client.worker import bind
 
@@ -16,12 +15,12 @@ class Order:
 
 
 async def nothing() -> None: ...
-async def bare(m): ...
+async def bare(m): ...  # type: ignore[no-untyped-def]
 async def message(m: Message) -> None: ...
 def threaded(m: ThreadMessage) -> None: ...
 async def value(order: Order) -> None: ...
 async def both(order: Order, m: Message) -> None: ...
-async def bare_both(value, m): ...
+async def bare_both(value, m): ...  # type: ignore[no-untyped-def]
 async def defaulted(m: Message, tries: int = 3) -> None: ...
 
 
@@ -53,9 +52,9 @@ def test_the_annotation_is_the_decoder_unless_one_is_given() -> None:
 
 
 def test_three_parameters_are_too_many() -> None:
-    async def three(a, b, c): ...
+    async def three(a: int, b: int, c: int) -> None: ...
 
-    async def keyword(a, *, b): ...
+    async def keyword(a: int, *, b: int) -> None: ...
 
     for function in (three, keyword):
         with pytest.raises(TypeError, match="must take a value, a message, or both"):
@@ -63,7 +62,7 @@ def test_three_parameters_are_too_many() -> None:
 
 
 def test_an_annotation_that_nobody_knows() -> None:
-    async def lost(a: "Nobody"): ...  # type: ignore[name-defined]  # noqa: F821
+    async def lost(a: "Nobody") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    with pytest.raises(TypeError, match="the annotation of a in .*lost cannot be resolved"):
+    with pytest.raises(TypeError, match=r"the annotation of a in .*lost cannot be resolved"):
         bind(lost)

@@ -1,10 +1,9 @@
 import dataclasses
-import datetime
+import datetime as dt
 from typing import Any, TypedDict
 
 import pydantic
 import pytest
-
 from postroom_client.body import JSON, TEXT, decode_body, decode_with, decoder_of, encode_body
 from postroom_client.errors import DecodeFailed
 
@@ -38,7 +37,7 @@ class Shape(TypedDict):
         ([Order(7)], b'[{"number":7,"note":""}]', JSON),
         (Checked(number=7), b'{"number":7}', JSON),
         ({"c": Checked(number=7)}, b'{"c":{"number":7}}', JSON),
-        ({"at": datetime.date(2026, 11, 23)}, b'{"at":"2026-11-23"}', JSON),
+        ({"at": dt.date(2026, 11, 23)}, b'{"at":"2026-11-23"}', JSON),
     ],
 )
 def test_bodies_become_bytes(body: Any, packed: bytes, kind: str | None) -> None:

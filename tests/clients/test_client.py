@@ -5,7 +5,6 @@ import logging
 from typing import Any
 
 import pytest
-
 from postroom_client import (
     ClientClosed,
     ConnectionLost,
@@ -18,6 +17,7 @@ from postroom_client import (
     connect,
 )
 from postroom_client.identity import made_id
+
 from tests.clients.world import Broker, client, until
 
 
@@ -156,14 +156,14 @@ async def test_the_errors_text_enters_the_history(broker: Broker) -> None:
     async with client(broker.url) as b:
         await b.put_subscription("q", "q", retry={"max_attempts": 1})
         await b.publish("q", b"1", headers={"h": "v"})
-        with pytest.raises(ValueError, match="no good"):
+        with pytest.raises(ValueError, match="no good"):  # noqa: PT012
             async for m in b.consume("q"):
                 async with m:
                     raise ValueError("no good")
-        async with b.stream(topics="$dead/#", from_="earliest") as dead:
-            m = await anext(dead)
-        assert "ValueError: no good" in str(m.history)
-        assert m.headers == {"h": "v"}
+        async with b.stream(topics="$dead/#", from_="earliest") as stream:
+            dead = await anext(stream)
+        assert "ValueError: no good" in str(dead.history)
+        assert dead.headers == {"h": "v"}
         assert await b.redrive("q") == 1
         async for again in b.consume("q"):
             async with again:
@@ -303,17 +303,17 @@ async def test_a_transaction_does_all_or_nothing(broker: Broker) -> None:
             assert t.receipt is not None
             assert t.receipt.offset is not None
             assert not first.in_hand
-            with pytest.raises(PostroomError, match="condition_failed"):
+            with pytest.raises(PostroomError, match="condition_failed"):  # noqa: PT012
                 async with b.transaction() as t:
                     t.publish("out", second.body)
                     t.ack(second)
                     t.set("done", b"2", expect=0)
             assert second.in_hand
-            with pytest.raises(RuntimeError):
+            with pytest.raises(RuntimeError):  # noqa: PT012
                 async with b.transaction() as t:
                     t.publish("out", b"never")
                     raise RuntimeError
-            with pytest.raises(LeaseLost):
+            with pytest.raises(LeaseLost):  # noqa: PT012
                 async with b.transaction() as t:
                     t.publish("out", b"never")
                     t.ack(first)

@@ -2,7 +2,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-
 from postroom_client.draft import make_draft
 from postroom_client.errors import PostroomError
 

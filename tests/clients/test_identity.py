@@ -4,9 +4,9 @@ import uuid
 
 from hypothesis import given
 from hypothesis import strategies as st
+from postroom_client.identity import made_id
 
 from broker.core.message import made_id as brokers
-from postroom_client.identity import made_id
 
 
 @given(st.text("0123456789abcdef", min_size=8, max_size=8), st.integers(0, 2**60), st.integers(0, 2**47))

@@ -4,7 +4,6 @@ twice."""
 from typing import Any
 
 import pytest
-
 from postroom_client import wire
 from postroom_client.credit import Credit
 from postroom_client.errors import LeaseLost

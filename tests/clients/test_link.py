@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-
 from postroom_client import ConnectionLost, PostroomError, wire
+
 from tests.clients.world import client, until
 
 SETTINGS = {"epoch": "ep", "sequence": 0, "max_frame": 1 << 20, "max_body": 1000, "max_batch": 10, "heartbeat": 0}

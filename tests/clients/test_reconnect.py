@@ -5,8 +5,8 @@ import asyncio
 import random
 
 import pytest
+from postroom_client import ClientClosed, ConnectionLost, LoggedMessage, Message, PostroomError
 
-from postroom_client import ClientClosed, ConnectionLost, Message, PostroomError
 from tests.clients.world import Broker, Line, client, until
 
 
@@ -62,7 +62,7 @@ async def test_exactly_once_through_random_cuts(broker: Broker, line: Line, seed
         await cutting
         await until(lambda: b.connected)
         receipts = [f.result() for f in futures]
-        stored = []
+        stored: list[LoggedMessage] = []
         position: str | int = "earliest"
         while len(stored) < total:
             page = await b.read("t", position)

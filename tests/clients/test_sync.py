@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from postroom_client import ConnectionLost, PostroomError, ThreadMessage
 from postroom_client.daemon import Daemon
 from postroom_client.sync import Client, connect
@@ -60,7 +59,7 @@ def test_transactions_and_keys(postroom: Client) -> None:
     assert postroom.keys("sync-") == ["sync-key"]
     with pytest.raises(PostroomError, match="condition_failed"), postroom.transaction() as t:
         t.set("sync-key", b"w", expect=0)
-    with pytest.raises(RuntimeError), postroom.transaction() as t:
+    with pytest.raises(RuntimeError), postroom.transaction() as t:  # noqa: PT012
         t.publish("tx", b"never")
         raise RuntimeError
     assert len(postroom.read("tx").messages) == 1

@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
-
 from postroom_client import Client, DecodeFailed, LoggedMessage, Message, PostroomError, Reject, Retry, ThreadMessage
+
 from tests.clients.world import Broker, client, until
 
 

@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from postroom_client import Backoff, Client, connect
+
 from broker.engine.sqlite.engine import SqliteEngine
 from broker.engine.sqlite.options import SqliteOptions
 from broker.hub import Hub
 from broker.limits import Limits
 from broker.protocols.native.options import NativeOptions
 from broker.protocols.native.server import NativeServer
-from postroom_client import Backoff, Client, connect
 
 AT_ONCE = Backoff(initial=0.001, cap=0.005)
 
@@ -42,7 +43,7 @@ class Broker:
     async def drain(self) -> None:
         """As the daemon stops: tell the clients, let them finish, then go."""
         self.server.drain()
-        while self.server.connections:
+        while self.server.connections:  # noqa: ASYNC110  the broker tells nobody
             await asyncio.sleep(0.001)
         await self.stop()
 
@@ -56,8 +57,8 @@ class Broker:
 
 
 class Line:
-    """A TCP relay to a port. `cut` breaks all connections; `deaf` swallows what the broker answers, as a connection does
-    that breaks after the broker has done its work; `down` takes no new connections."""
+    """A TCP relay to a port. `cut` breaks all connections; `down` takes no new ones; `deaf` swallows what the broker
+    answers, as a connection does that breaks after the broker has done its work."""
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -134,5 +135,5 @@ def client(url: str, **options: Any) -> Client:
 async def until(condition: Any, within: float = 10.0) -> None:
     """Wait until `condition()` is true."""
     async with asyncio.timeout(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  any condition
             await asyncio.sleep(0.002)

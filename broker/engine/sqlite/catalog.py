@@ -126,21 +126,30 @@ class Catalog:
         unit.statements += [_filter(number, f, floor) for f in (*spec.topics, *private(spec))]
         unit.statements.append(("INSERT OR REPLACE INTO progress VALUES (?,?)", (number, floor)))
         handle = self.adopt(number, spec, floor)
-        if isinstance(handle, QueueHandle):
-            handle.queue.scanned = end
-            if floor < end:
-                handle.loading = True  # nobody is served before the backlog is known
-                backlog = await self._engine.replay.offsets(spec.topics, position, since, end)
-                handle.queue.restore(backlog)
-                await self.restore_headers(handle.queue, backlog)
-                handle.queue.restored({}, max(self._engine.log.end, handle.queue.scanned))
-                handle.loading = False
-                handle.pump()
         try:
-            await self._engine.committed_unit(unit)
+            if isinstance(handle, QueueHandle):
+                await self._load_backlog(handle, floor, position, since, end)
         except BaseException:
             self._drop(handle)
             raise
+        try:
+            await self._engine.committed_unit(unit)
+        except BrokerError:  # but when the asker is gone, the unit commits all the same and the subscription stays
+            self._drop(handle)
+            raise
+
+    async def _load_backlog(self, handle: QueueHandle, floor: int, position: int, since: int, end: int) -> None:
+        queue = handle.queue
+        queue.scanned = end
+        if floor >= end:
+            return
+        handle.loading = True  # nobody is served before the backlog is known
+        backlog = await self._engine.replay.offsets(queue.spec.topics, position, since, end)
+        queue.restore(backlog)
+        await self.restore_headers(queue, backlog)
+        queue.restored({}, max(self._engine.log.end, queue.scanned))
+        handle.loading = False
+        handle.pump()
 
     def adopt(self, number: int, spec: Spec, floor: int) -> Handle:
         """Make the handle of a subscription and route to it."""

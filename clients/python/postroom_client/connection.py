@@ -241,7 +241,7 @@ class Connection:
         outbox.max_frame = int(settings.get("max_frame") or outbox.max_frame)
         outbox.max_batch = min(outbox.max_batch, int(settings.get("max_batch") or outbox.max_batch))
         outbox.batch_bytes = min(outbox.batch_bytes, outbox.max_frame * 3 // 4)
-        outbox.welcome(int(settings.get("sequence") or 0), epoch)
+        outbox.welcome(int(settings.get("sequence") or 0), epoch, settings.get("refused") or ())
         self._link = link
         link.write(b"".join(map(wire.pack, [*self.readers.again(changed), *self.requests.again()])))
         self._flush()

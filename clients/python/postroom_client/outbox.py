@@ -154,13 +154,15 @@ class Outbox:
 
     # What the broker answers
 
-    def welcome(self, sequence: int, epoch: str) -> None:
-        """A new connection: all up to `sequence` is on disk; the rest is to leave again.
+    def welcome(self, sequence: int, epoch: str, refused: Iterable[tuple[int, int, str]] = ()) -> None:
+        """A new connection: all up to `sequence` is on disk but what was `refused`; the rest is to leave again.
 
         The numbers come out as they were, unless a refused message among them leaves a gap, or the broker lost what
         it had once confirmed (a restored disk): then what it does not have takes the numbers that it expects.
         """
         self.epoch = epoch
+        for first, count, code, *_ in refused:
+            self.refuse(first, count, PostroomError(code, "the broker's reason was lost with the connection"))
         unsent, self._unsent, self._filling = self._unsent, deque(), None
         for batch in (*self._again, *self._sent):
             covered = max(0, sequence - batch.first + 1) if batch.first else 0

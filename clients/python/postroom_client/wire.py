@@ -18,7 +18,12 @@ WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSI
 ATOMIC = 1
 """Flag of PUBLISH: all or nothing."""
 
+MAX_DEPTH = 16
+
 Frame = tuple[Any, ...]
+
+_FLAT = frozenset((DELIVER, CONFIRM))
+"""Frequent frames whose elements are used by their place; how deep one nests that nobody reads is all the same."""
 
 
 class WireError(Exception):
@@ -74,11 +79,31 @@ class FrameReader:
         return frames, start
 
 
+def _no_extension(code: int, _: bytes) -> None:
+    raise ValueError(f"extension type {code}")
+
+
 def _unpack(view: memoryview) -> Frame:
     try:
-        frame = msgpack.unpackb(view, use_list=False, strict_map_key=False)
-    except (ValueError, UnicodeDecodeError, RecursionError, msgpack.UnpackException) as error:
-        raise WireError("bad_frame", f"not msgpack: {error}") from None
+        frame = msgpack.unpackb(view, use_list=False, strict_map_key=False, ext_hook=_no_extension)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError("bad_frame", str(error) or type(error).__name__) from None
     if type(frame) is not tuple or not frame or type(frame[0]) is not int:
         raise WireError("bad_frame", "a frame is an array that begins with its type")
+    if frame[0] not in _FLAT:
+        _check(frame, MAX_DEPTH)
     return frame
+
+
+def _check(value: Any, left: int) -> None:
+    """Raises WireError for what nests too deep, or has a map key that is neither text nor a number."""
+    if type(value) is dict:
+        if not all(type(key) in (str, int) for key in value):
+            raise WireError("bad_frame", "a map key is neither text nor a number")
+        value = value.values()
+    elif type(value) is not tuple:
+        return
+    if not left:
+        raise WireError("bad_frame", f"nested deeper than {MAX_DEPTH}")
+    for item in value:
+        _check(item, left - 1)
