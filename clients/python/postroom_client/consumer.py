@@ -96,8 +96,10 @@ class Consumer:
         self.inbox.pause()
 
     def frames(self, now: float) -> list[tuple[Any, ...]]:
-        """What to tell the broker."""
-        return self.inbox.frames(now)
+        """What to tell the broker. What is announced in it may begin in the loop's next turn."""
+        frames = self.inbox.frames(now)
+        self._takers.wake(self.inbox.cleared)
+        return frames
 
     # Taking
 
@@ -107,14 +109,12 @@ class Consumer:
         while not inbox.cleared:
             if inbox.waiting:
                 if inbox.announce(self._loop.time()):
-                    self.connection.write_soon(self)
-                await asyncio.sleep(0)  # the report is written before work begins
+                    self.connection.write_soon(self)  # work begins when the report is written: `frames` wakes us
             elif self.error is not None:
                 raise self.error
             elif inbox.closing:
                 return None
-            else:
-                await self._takers.wait()
+            await self._takers.wait()
         message = inbox.take(self)
         if self._takers and inbox.waiting:
             self._wake()

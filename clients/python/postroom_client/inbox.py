@@ -101,9 +101,9 @@ class Inbox:
     # Taking
 
     @property
-    def cleared(self) -> bool:
-        """May a message be taken now? Else announce, have it written, and ask again."""
-        return self._cleared > 0
+    def cleared(self) -> int:
+        """How many may be taken now. When none: announce, have it written, and ask again."""
+        return self._cleared
 
     def announce(self, now: float) -> bool:
         """Report the next ones as begun with the next write. False: one report is already under way."""
