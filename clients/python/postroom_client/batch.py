@@ -100,9 +100,18 @@ class Batch:
 
     def stored(self, start: int, end: int, offset: int, at: int, epoch: str) -> None:
         """Messages `start` to `end` (exclusive) have the offsets from `offset`. On the path of every message."""
+        messages, waiters, group = self.messages, self.waiters, self.group
         for index in range(start, end):
-            if self.messages[index] is not None:
-                self.answer(index, Receipt(offset + index - start, at, epoch, self.given(index)))
+            draft = messages[index]
+            if draft is None:
+                continue
+            given = draft[2].get("id") if len(draft) == 3 else None
+            receipt = Receipt(offset + index - start, at, epoch, given)
+            waiter = waiters[index]
+            if group is not None:
+                group.put(waiter, receipt)
+            elif not waiter.done():
+                waiter.set_result(receipt)
 
     def open(self, start: int) -> list[int]:
         """Indexes from `start` that are not answered."""

@@ -52,7 +52,7 @@ class Outbox:
 
     def add(self, draft: Draft, waiter: Waiter) -> None:
         """Publish one message; those of one turn leave in one frame. On the path of every message."""
-        size = draft_size(draft)
+        size = len(draft[0]) + len(draft[1]) + 24 if len(draft) == 2 else draft_size(draft)
         batch = self._filling
         if batch is None or len(batch.messages) >= self.max_batch or batch.size + size > self.batch_bytes:
             batch = self._filling = Batch()
