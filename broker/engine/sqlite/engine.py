@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import logging
 import os
 import random
 import shutil
@@ -44,6 +45,8 @@ from broker.engine.sqlite.streams import ReaderAttachment, TapAttachment
 from broker.engine.sqlite.upkeep import Upkeep
 from broker.engine.sqlite.watermark import Watermark
 from broker.engine.sqlite.writer import Handle, Writer
+
+logger = logging.getLogger(__name__)
 
 
 class Matcher(dict[str, bool]):
@@ -119,7 +122,11 @@ class SqliteEngine:
         """Open, recover, begin to commit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.connection: Connection = await open_writer(self.path, self.options.page_cache)
-        self.reader: Connection = await open_reader(self.path)
+        try:
+            self.reader: Connection = await open_reader(self.path)
+        except BaseException:
+            await self.connection.close()
+            raise
         self.replay = Replay(self)
         self.writer = Writer(self)
         self.upkeep = Upkeep(self)
@@ -152,10 +159,14 @@ class SqliteEngine:
         await self.upkeep.settle()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
-        if not self.failed:
-            self.watermark.write(self.epoch, self.log.end + 1)
-            await self.connection.run(_close_cleanly)
-        await self._close()
+        try:
+            if not self.failed:
+                self.watermark.write(self.epoch, self.log.end + 1)
+                await self.connection.run(_close_cleanly)
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("not closed cleanly, the next start checks the file: %s", error)
+        finally:
+            await self._close()
 
     async def _close(self) -> None:
         await self.reader.close()
