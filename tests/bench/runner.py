@@ -26,7 +26,7 @@ def run(scenario: Scenario, runs: int, folder: Path | None, progress: Progress) 
             try:
                 values = _measured(step, folder)
             except Exception as error:
-                why = str(error) or type(error).__name__
+                why = _in_short(error)
                 results.failures.append(f"{step.key}, run {number}: {why}")
                 progress.end(f"failed: {why}")
             else:
@@ -34,6 +34,12 @@ def run(scenario: Scenario, runs: int, folder: Path | None, progress: Progress) 
                 name, unit = step.shown
                 progress.end(f"{values[name]:,.4g} {unit}" if values[name] < 100 else f"{values[name]:,.0f} {unit}")
     return results
+
+
+def _in_short(error: Exception) -> str:
+    """What went wrong, and where a process told much, its last word."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1].strip()}"
 
 
 def _measured(step: Step, folder: Path | None) -> Values:
