@@ -43,7 +43,7 @@ def test_steps_alternate_and_each_has_an_empty_folder_of_its_own(tmp_path: Path)
 
 def test_a_step_that_fails_is_told_and_stops_no_other(tmp_path: Path) -> None:
     async def fail(folder: Path) -> Values:
-        raise RuntimeError("the disk is full")
+        raise RuntimeError("it did not start:\n  much\n  the disk is full")
 
     async def never(folder: Path) -> Values:
         async with asyncio.timeout(0):
@@ -54,10 +54,10 @@ def test_a_step_that_fails_is_told_and_stops_no_other(tmp_path: Path) -> None:
         return {"rate": 0.5}
 
     results, lines = _run(_scenario(Step("bad", fail), Step("late", never), Step("good", work)), 1, tmp_path)
-    assert results.failures == ["bad, run 1: the disk is full", "late, run 1: TimeoutError"]
+    assert results.failures == ["bad, run 1: it did not start: … the disk is full", "late, run 1: TimeoutError"]
     assert results.all("good", "rate") == [0.5]
     assert [line.strip() for line in lines[1::2]] == [
-        "failed: the disk is full",
+        "failed: it did not start: … the disk is full",
         "failed: TimeoutError",
         "0.5 messages/s",
     ]
