@@ -150,12 +150,20 @@ class Api:
             return UnreachableError(
                 f"The daemon at {self.url} did not answer within {self.timeout:g} s.", "postroom status"
             )
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+            return UnreachableError(
+                f"What answers at {self.url} is no HTTP; the daemon prints its HTTP address when it starts.",
+                "postroom status --url http://127.0.0.1:7680",
+            )
         return UnreachableError(f"The connection to {self.url} broke: {error}.", "postroom status")
 
 
 def topic_path(topic: str) -> str:
-    """`/v1/topics/<topic>/messages`; levels keep their slashes, but an empty level must not vanish."""
-    plain = topic and not topic.startswith("/") and not topic.endswith("/") and "//" not in topic
+    """`/v1/topics/<topic>/messages`; levels keep their slashes, but an empty level must not vanish.
+    Raises FailedError when it is empty, which no path can say."""
+    if not topic:
+        raise FailedError("The topic is empty; name one, such as orders/created.")
+    plain = not topic.startswith("/") and not topic.endswith("/") and "//" not in topic
     dots = any(level in (".", "..") for level in topic.split("/"))
     return f"/v1/topics/{quote(topic, safe='/' if plain and not dots else '')}/messages"
 

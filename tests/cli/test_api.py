@@ -112,6 +112,18 @@ def test_nobody_there() -> None:
     assert unreachable.value.hint == "postroom serve"
 
 
+def test_the_native_port_is_no_http_address(server: Server) -> None:
+    def frame(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"\x00\x00\x00\x6c\x94'\xc0\xafframe")
+        request.close_connection = True
+
+    server.answers = [frame]
+    with pytest.raises(UnreachableError) as refusal:
+        Api(server.url).get("/v1/status")
+    assert refusal.value.text.endswith("is no HTTP; the daemon prints its HTTP address when it starts.")
+    assert refusal.value.text.isprintable()
+
+
 def test_no_address() -> None:
     with pytest.raises(FailedError, match="no HTTP address"):
         Api("postroom://127.0.0.1:7600")

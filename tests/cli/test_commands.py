@@ -116,6 +116,7 @@ def test_what_was_confirmed_before_a_refusal_is_told(run: Run, monkeypatch: pyte
     ("arguments", "says", "hint"),
     [
         (["pub", "a/+", "x"], "holds a wildcard", "postroom topic ls"),
+        (["pub", "", "x"], "The topic is empty", ""),
         (["pub", "$dead/x", "x"], "broker's own", ""),
         (["pub", "a", "x", "--delay", "soon"], "'soon' is no duration", ""),
         (["sub", "a/#/b"], "'#' must be the whole last level", "postroom sub 'orders/#'"),

@@ -73,6 +73,11 @@ def test_what_is_no_frame_says_so(payload: bytes) -> None:
     assert caught.value.code == "bad_frame"
 
 
+def test_an_http_port_is_told_from_a_broken_broker() -> None:
+    with pytest.raises(wire.WireError, match="this is an HTTP port"):
+        wire.FrameReader().feed(b"HTTP/1.0 400 Bad Request\r\n")
+
+
 def test_elements_left_out_are_nil_and_unknown_ones_ignored() -> None:
     assert wire.padded((33, 7), 4) == (33, 7, None, None)
     assert wire.padded((33, 7, (), (), "new"), 4) == (33, 7, (), ())

@@ -71,6 +71,8 @@ class FrameReader:
         while end - start >= 4:
             length = int.from_bytes(view[start : start + 4], "big")
             if length > self.limit:
+                if bytes(view[start : start + 4]) == b"HTTP":
+                    raise WireError("bad_frame", "this is an HTTP port; the daemon prints its native address at start")
                 raise WireError("frame_too_large", f"a frame of {length} bytes, the limit is {self.limit}")
             if end - start - 4 < length:
                 break
