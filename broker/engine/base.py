@@ -192,7 +192,8 @@ class Attachment(Protocol):
 
     def grant(self, messages: int, size: int) -> None:
         """Add credit: so many messages and bytes more may be delivered. Deliveries never exceed credit, but for one
-        message larger than all the bytes granted."""
+        message larger than all the bytes granted. A negative number takes back what was not used yet; what the
+        engine is reading for the consumer may still come."""
 
     def settle(
         self, outcome: Outcome, offsets: Sequence[int], delay: int | None = None, error: str | None = None

@@ -3,7 +3,7 @@
 What one read of the socket brings is one unit, so that a commit answers a connection once. Floor 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.errors import BrokerError, Code
@@ -20,6 +20,10 @@ _PAIRS = {2}
 _BYTES = {bytes}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 ATOMIC = 1
+ITEM_BYTES = 64
+"""What a message weighs beside its body while it waits for its commit: a million empty ones are not nothing."""
+MAX_TOPICS = 20_000
+"""Topics that a connection is remembered to be allowed to publish to."""
 
 
 class Intake:
@@ -49,11 +53,11 @@ class Intake:
         messages = self._fresh(sequence, messages)
         if not messages:
             return
-        first = self._sequence + 1
-        self._sequence += len(messages)
         atomic = len(frame) > 3 and frame[3] == ATOMIC
         if atomic:
-            self.submit()
+            self.submit()  # a unit answers for no sequence of another
+        first = self._sequence + 1
+        self._sequence += len(messages)
         if set(map(len, messages)) != _PAIRS or not self._plain(first, messages):
             self._mixed(first, messages, atomic=atomic)
         if atomic:
@@ -75,12 +79,11 @@ class Intake:
         """The fast path: topics known, bodies fit, no options. False when a message needs a closer look."""
         topics, bodies = zip(*messages, strict=True)
         if not self._topics.issuperset(topics):
-            for topic in set(topics):
-                if topic not in self._topics:
-                    try:
-                        self._topics.add(self._hub.check_publish(self._session.principal, topic))
-                    except BrokerError:
-                        return False
+            try:
+                for topic in set(topics):
+                    self._allow(topic)
+            except BrokerError:
+                return False
         lengths = list(map(len, bodies))
         if set(map(type, bodies)) != _BYTES or max(lengths) > self._hub.limits.max_body:
             return False
@@ -90,10 +93,18 @@ class Intake:
         unit.size += sum(lengths)
         return True
 
+    def _allow(self, topic: Any) -> None:
+        """May the client publish there? Remembered, for as many topics as memory is given to. Raises BAD_TOPIC,
+        FORBIDDEN."""
+        if topic not in self._topics:
+            if len(self._topics) >= MAX_TOPICS:
+                self._topics.clear()
+            self._topics.add(self._hub.check_publish(self._session.principal, topic))
+
     def _open(self) -> Unit:
         """The unit that gathers what one read of the socket brings."""
         if self._unit is None:
-            self._unit = Unit(sender=self._session)
+            self._unit = Unit(sender=self._session.sender)
             self._marks = []
         return self._unit
 
@@ -115,10 +126,10 @@ class Intake:
             else:
                 if not isinstance(draft, Scheduled):
                     unit.publishes.append(draft)
-                    unit.size += len(draft[2]) + len(draft[1] or b"")
+                    unit.size += _size(draft)
                     continue
                 unit.schedules.append(draft)
-                unit.size += len(draft.draft[2])
+                unit.size += _size(draft.draft)
             self._marks.append((first, index, len(unit.publishes) - index))
             first, index = sequence + i + 1, len(unit.publishes)
         self._marks.append((first, index, len(unit.publishes) - index))
@@ -126,8 +137,7 @@ class Intake:
     def _draft(self, message: Any) -> Draft | Scheduled:
         topic, body = message[0], message[1]
         options = message[2] if len(message) > 2 else None
-        if topic not in self._topics:
-            self._topics.add(self._hub.check_publish(self._session.principal, topic))
+        self._allow(topic)
         if type(body) is not bytes:
             raise BrokerError(Code.BAD_MESSAGE, "the body must be bin")
         if len(body) > self._hub.limits.max_body:
@@ -158,7 +168,8 @@ class Intake:
 
     def _commit(self, unit: Unit, marks: list[tuple[int, int, int]], last: int) -> None:
         first = marks[0][0]
-        size = unit.size
+        items = len(unit.publishes) + len(unit.settles) + len(unit.sets) + len(unit.schedules)
+        size = unit.size + ITEM_BYTES * items
 
         def done(receipt: Receipt) -> None:
             self._confirmed(first, last, marks, size, receipt)
@@ -170,14 +181,25 @@ class Intake:
         try:
             self._hub.commit(unit)
         except BrokerError as error:
-            if last >= first:
-                self._refused.append((first, last - first + 1, error.code.value))
-            done(Receipt(error=error))
-            return
+            self._refuse_in_turn(first, last, error, done)
         self._refused.clear()
         if self._uncommitted > self._hub.limits.max_uncommitted_per_connection and not self._held:
             self._held = True
             self._session.shell.hold(reading=False)
+
+    def _refuse_in_turn(self, first: int, last: int, error: BrokerError, done: Callable[[Receipt], None]) -> None:
+        """The hub took nothing: an empty unit carries the refusal, so that it comes behind what is being committed
+        (its CONFIRM covers that too) and outlives a lost answer. Raises SHUTTING_DOWN."""
+        unit = Unit(sender=self._session.sender, done=lambda receipt: done(Receipt(error=receipt.error or error)))
+        if self._session.publisher is not None:
+            refused = [*self._refused, (first, last - first + 1, error.code.value)] if last >= first else self._refused
+            unit.publisher = Sequences(self._session.publisher, first, last, tuple(refused))
+        try:
+            self._hub.commit(unit)
+        except BrokerError as failure:
+            if failure.code is not Code.STORAGE_FAILED:
+                raise
+            done(Receipt(error=error))  # the engine answered all that was under way when it failed
 
     def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
         self._uncommitted -= size
@@ -192,7 +214,8 @@ class Intake:
         if not receipt.duplicates:
             self._send(wire.CONFIRM, last, _runs(marks, receipt), ())
             return
-        duplicates = [(_sequence_of(marks, i), offset) for i, offset in receipt.duplicates.items()]
+        places = {index + i: sequence + i for sequence, index, count in marks for i in range(count)}
+        duplicates = [(places[i], offset) for i, offset in receipt.duplicates.items()]
         runs = _runs(_without(marks, receipt.duplicates), receipt)
         self._send(wire.CONFIRM, last, runs, duplicates)
 
@@ -203,28 +226,40 @@ class Intake:
         if not self._fresh(sequence, (parts,)):
             return
         self._sequence += 1
-        unit = Unit(sender=self._session)
-        if type(parts) is not dict:
-            raise BrokerError(Code.BAD_FRAME, "a unit is a map of publish, settle and set")
+        unit = Unit(sender=self._session.sender)
+        self._check_parts(parts)
         try:
             for message in parts.get("publish", ()):
                 draft = self._draft(message)
                 if isinstance(draft, Scheduled):
                     unit.schedules.append(draft)
+                    unit.size += _size(draft.draft)
                 else:
                     unit.publishes.append(draft)
-                    unit.size += len(draft[2])
+                    unit.size += _size(draft)
             for entry in parts.get("settle", ()):
                 unit.settles += self._settles(*entry)
             for entry in parts.get("set", ()):
                 unit.sets.append(self._set_of(*entry))
+                unit.size += len(entry[1] or b"")
         except BrokerError as error:
             self._turn_away(sequence, 1, error)
-            unit = Unit(sender=self._session)
+            unit = Unit(sender=self._session.sender)
         self._commit(unit, [(sequence, 0, len(unit.publishes))], sequence)
 
+    def _check_parts(self, parts: Any) -> None:
+        """Bounded before memory is taken. Raises BAD_FRAME."""
+        if type(parts) is not dict:
+            raise BrokerError(Code.BAD_FRAME, "a unit is a map of publish, settle and set")
+        count = len(parts.get("publish", ())) + len(parts.get("set", ()))
+        count += sum(len(entry[2]) for entry in parts.get("settle", ()))
+        if count > self._hub.limits.max_batch:
+            raise BrokerError(Code.BAD_FRAME, f"a unit holds at most {self._hub.limits.max_batch} things to do")
+
     def _settles(self, number: int, outcome: str, offsets: Sequence[int], options: Any = None) -> list[Settle]:
-        tie = self._session.ties[number]
+        tie = self._session.ties.get(number)
+        if tie is None:
+            raise BrokerError(Code.LEASE_LOST, f"there is no consumer {number!r} any more")
         if tie.subscription is None:
             raise BrokerError(Code.WRONG_KIND, "only a queue's consumer can settle in a unit")
         delay, error = settle_options(options)
@@ -259,6 +294,8 @@ def settle_options(options: Any) -> tuple[int | None, str | None]:
     """(delay, error). Raises BAD_FRAME."""
     if not options:
         return None, None
+    if type(options) is not dict:
+        raise BrokerError(Code.BAD_FRAME, "options must be a map")
     delay, error = options.get("delay"), options.get("error")
     if delay is not None and (type(delay) is not int or not 0 <= delay <= MAX_DELAY):
         raise BrokerError(Code.BAD_FRAME, "delay must be milliseconds, from 0 to 10**15")
@@ -282,8 +319,8 @@ def _runs(marks: Sequence[tuple[int, int, int]], receipt: Receipt) -> list[tuple
     return runs
 
 
-def _sequence_of(marks: Sequence[tuple[int, int, int]], index: int) -> int:
-    return next(s + index - first for s, first, count in marks if first <= index < first + count)
+def _size(draft: Draft) -> int:
+    return len(draft[2]) + len(draft[1] or b"")
 
 
 def _without(marks: Sequence[tuple[int, int, int]], gone: Any) -> list[tuple[int, int, int]]:

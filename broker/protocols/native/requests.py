@@ -91,6 +91,8 @@ class Requests:
         if type(max_bytes) is not int or not 0 < max_bytes <= self._hub.limits.max_frame // 2:
             raise BrokerError(Code.BAD_OPTION, f"max_bytes must be 1 to {self._hub.limits.max_frame // 2}")
         topics = arguments.get("topics") or ()
+        if type(topics) is not tuple:
+            raise BrokerError(Code.BAD_FILTER, "topics must be a list")
         page = await self._hub.read(self._principal, topics, start, _limit(arguments), max_bytes)
         return {
             "rows": page.rows,

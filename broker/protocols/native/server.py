@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
         self.heard = True
         self.asked = False
         self.admitted = False
+        self.held = False  # we do not read
         self._requests: set[asyncio.Task[None]] = set()
         self._verbs = Requests(server.hub, LOCAL)
 
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         if session.closed:
             return
         session.receive(data)
-        if session.greeted:
+        if session.greeted or session.publisher is not None:  # a publisher's WELCOME comes with a commit
             self.server.hellos.end(self)
 
     def pause_writing(self) -> None:
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
         """It has drained."""
         self.session.full(full=False)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         """Gone."""
         self.server.connections.discard(self)
         self.server.hellos.end(self)
@@ -90,6 +91,7 @@ class Connection(asyncio.Protocol):
 
     def hold(self, *, reading: bool) -> None:
         """Stop or go on reading."""
+        self.held = not reading
         if self.transport.is_closing():
             return
         if reading:
@@ -157,7 +159,7 @@ class NativeServer:
     def _heartbeat(self) -> None:
         """Ask who was silent for a period; close who was silent for two."""
         for connection in list(self.connections):
-            if connection.heard:
+            if connection.heard or connection.held:
                 connection.heard = connection.asked = False
             elif connection.asked:
                 connection.transport.abort()

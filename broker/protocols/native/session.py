@@ -4,7 +4,7 @@ The shell gives it `write`, tells it when the socket is full or drained, and clo
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from broker.auth.principal import Principal
@@ -55,6 +55,7 @@ class Session:
         self.reader = wire.FrameReader(hub.limits.max_hello_frame)
         self.client = ""
         self.publisher: str | None = None
+        self.sender: Hashable = self  # who the engine takes for one sender, whose units keep their order
         self.greeted = False
         self.closed = False
         self.ties: dict[int, Tie] = {}
@@ -71,7 +72,7 @@ class Session:
             wire.REQUEST: self._request,
             wire.UNIT: self.intake.transact,
             wire.PING: lambda frame: self.send(wire.PONG, *frame[1:2]),
-            wire.PONG: lambda frame: None,
+            wire.PONG: lambda _: None,
             wire.GOODBYE: self._goodbye,
         }
 
@@ -84,10 +85,7 @@ class Session:
                 if not self.greeted:
                     self._hello(frame)
                     continue
-                handler = self._handlers.get(frame[0])
-                if handler is None:
-                    raise BrokerError(Code.BAD_FRAME, f"no frame type {frame[0]}")
-                handler(frame)
+                self._handlers.get(frame[0], _unknown)(frame)
             self.intake.submit()
         except BrokerError as error:
             self.fail(error)
@@ -102,20 +100,25 @@ class Session:
     def fail(self, error: BrokerError) -> None:
         """Tell an error of the connection and close it."""
         self.send(wire.ERROR, None, error.code.value, error.text)
-        self.close()
+        self.close(lost=True)
 
-    def close(self) -> None:
-        """Close, by our own decision."""
+    def close(self, *, lost: bool = False) -> None:
+        """Close, by our own decision; what it held is ready again at once. `lost`: the client is to blame, which counts
+        against what it had started."""
         if not self.closed:
             self.closed = True
+            self._let_go(lost=lost)
             self.shell.close()
 
     def lost(self) -> None:
         """The connection is gone: let go of what it held."""
         self.closed = True
+        self._let_go(lost=True)
+
+    def _let_go(self, *, lost: bool) -> None:
         ties, self.ties = self.ties, {}
         for tie in ties.values():
-            tie.end(lost=True)
+            tie.end(lost=lost)
 
     def drain(self, text: str) -> None:
         """Shutdown: nothing new is delivered; the client settles what it holds and goes."""
@@ -141,9 +144,11 @@ class Session:
         if type(publisher) is not str or not 1 <= len(publisher) <= 100:
             raise BrokerError(Code.BAD_FRAME, "publisher must be a text of 1 to 100 characters")
         self.publisher = publisher
+        self.sender = ("publisher", publisher)
         self.shell.take_over(publisher)
-        # What another connection of this publisher handed in before is on disk when this empty unit is answered.
-        self.hub.commit(Unit(sender=self, done=self._proven))
+        # What another connection of this publisher handed in before is on disk when this empty unit is answered,
+        # because all its connections are one sender.
+        self.hub.commit(Unit(sender=self.sender, done=self._proven))
 
     def _proven(self, receipt: Receipt) -> None:
         if receipt.error is not None:
@@ -201,6 +206,8 @@ class Session:
 
     def _bind(self, tie: Tie, subscription: Any, options: dict[str, Any]) -> Attachment:
         topics = options.get("topics") or ()
+        if type(topics) is not tuple:
+            raise BrokerError(Code.BAD_FILTER, "topics must be a list")
         if subscription is not None:
             if type(subscription) is not str:
                 raise BrokerError(Code.BAD_REQUEST, "a subscription is named by text")
@@ -241,7 +248,7 @@ class Session:
                 self.send(wire.ERROR, request, receipt.error.code.value, receipt.error.text)
 
         self.intake.submit()
-        self.hub.commit(Unit(sender=self, done=done))
+        self.hub.commit(Unit(sender=self.sender, done=done))
 
     def _extend(self, frame: Frame) -> None:
         tie = self._tie(frame[1])
@@ -286,13 +293,13 @@ class Session:
         self.intake.submit()
         self.shell.request(number, verb, arguments or {})
 
-    def _goodbye(self, frame: Frame) -> None:
+    def _goodbye(self, _: Frame) -> None:
         self.intake.submit()
+        self.hub.commit(Unit(sender=self.sender, done=lambda _: self.close()))
 
-        def done(receipt: Receipt) -> None:
-            self.close()
 
-        self.hub.commit(Unit(sender=self, done=done))
+def _unknown(frame: Frame) -> None:
+    raise BrokerError(Code.BAD_FRAME, f"no frame type {frame[0]}")
 
 
 def _amount(value: Any) -> int:

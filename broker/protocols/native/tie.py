@@ -4,10 +4,11 @@ Credit that the client granted is passed on to the engine in slices, and not whi
 client that grants much and reads slowly costs little memory. Floor 4.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
-from broker.core.subscription import Delivery
+from broker.core.subscription import Delivery, Outcome
 from broker.engine.base import Attachment
 from broker.protocols.native import wire
 
@@ -61,6 +62,10 @@ class Tie:
     def deliver(self, delivery: Delivery) -> None:
         """One frame for all of it."""
         rows = delivery.rows
+        if self._stopped:
+            if delivery.lease:  # not from within the engine's own call: what is released may be delivered at once
+                self._session.shell.soon(partial(self._give_back, [row[0] for row in rows]))
+            return
         self._open_messages -= len(rows)
         self._open_bytes -= sum([len(row[4]) for row in rows])
         attempts = delivery.attempts
@@ -68,7 +73,9 @@ class Tie:
             self._session.send(wire.DELIVER, self._number, delivery.lease, rows, attempts)
         else:
             self._session.send(wire.DELIVER, self._number, delivery.lease, rows)
-        if self._messages and self._open_messages < SLICE_MESSAGES // 2:
+        if (self._messages and self._open_messages < SLICE_MESSAGES // 2) or (
+            self._bytes and self._open_bytes < SLICE_BYTES // 2
+        ):
             self._session.shell.soon(self.top_up)
 
     def detached(self, error: BrokerError) -> None:
@@ -78,8 +85,13 @@ class Tie:
             self._session.send(wire.DETACHED, self._number, error.code.value, error.text)
 
     def stop(self) -> None:
-        """No more deliveries."""
+        """No more deliveries: credit that was passed on is taken back."""
         self._stopped = True
+        self.attachment.grant(-self._open_messages, 0)
+
+    def _give_back(self, offsets: list[int]) -> None:
+        """These were on their way when deliveries stopped."""
+        self.attachment.settle(Outcome.RELEASE, offsets)
 
     def end(self, *, lost: bool) -> None:
         """Let go of the subscription."""

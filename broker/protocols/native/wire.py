@@ -84,13 +84,13 @@ class FrameReader:
 def _decode(packed: memoryview) -> Frame:
     try:
         frame = _unpack(packed)
-        if type(frame) is not tuple or not frame or type(frame[0]) is not int:
-            raise ValueError("not an array that begins with a type")
-        if frame[0] not in _PLAIN:
-            _check_depth(frame, MAX_DEPTH)
+        if type(frame) is tuple and frame and type(frame[0]) is int:
+            if frame[0] not in _PLAIN:
+                _check_depth(frame, MAX_DEPTH)
+            return frame
     except (ValueError, msgpack.UnpackException, msgpack.StackError, RecursionError) as error:
         raise BrokerError(Code.BAD_FRAME, str(error) or type(error).__name__) from None
-    return frame
+    raise BrokerError(Code.BAD_FRAME, "not an array that begins with a type")
 
 
 def _check_depth(value: Any, left: int) -> None:

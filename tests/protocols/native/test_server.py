@@ -1,0 +1,137 @@
+"""The sockets of the native door: deadlines of greetings, heartbeats, stop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from broker.hub import Hub
+from broker.limits import Limits
+from broker.protocols.native import wire
+from broker.protocols.native.options import NativeOptions
+from broker.protocols.native.server import NativeServer
+from tests.engine.world import World, open_world
+from tests.protocols.native.client import make
+
+PATIENCE = 10.0
+"""Seconds after which what should have come has not; only a failing test waits so long."""
+
+
+class Peer:
+    """A client on a socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The door's."""
+        host, port = self._writer.get_extra_info("peername")
+        return host, port
+
+    def say(self, *frames: Any) -> None:
+        self._writer.write(b"".join(map(wire.encode, frames)))
+
+    async def hear(self) -> Any:
+        async with asyncio.timeout(PATIENCE):
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            return msgpack.unpackb(await self._reader.readexactly(size), strict_map_key=False)
+
+    async def end(self) -> bytes:
+        """What comes before the connection ends."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.read()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@asynccontextmanager
+async def door(world: World, **options: Any) -> AsyncIterator[tuple[NativeServer, Peer]]:
+    """A server on a free port and a client of it."""
+    server = NativeServer(Hub(world.engine, Limits(), world.clock.wall), NativeOptions.model_validate(options))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        await server.start([listening])
+        peer = Peer(*await asyncio.open_connection(*listening.getsockname()))
+        try:
+            yield server, peer
+        finally:
+            peer.close()
+            await server.stop()
+
+
+async def test_a_publisher_that_greeted_and_idles_is_let_be(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {"publisher": "p"}])
+        assert (await peer.hear())[0] == wire.WELCOME
+        assert len(server.hellos) == 0
+
+
+async def test_who_does_not_greet_is_told_and_closed(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world, hello_timeout="100ms") as (_, peer):
+        assert (await peer.hear())[:3] == [wire.ERROR, None, "not_greeted"]
+        assert await peer.end() == b""
+
+
+async def test_who_is_silent_is_asked_and_then_closed(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {}])
+        assert (await peer.hear())[0] == wire.WELCOME
+        for _ in range(2):
+            server._heartbeat()
+        assert await peer.hear() == [wire.PING, None]
+        assert server.connections
+        server._heartbeat()
+        assert await peer.end() == b""
+
+
+async def test_whom_we_do_not_read_is_not_taken_for_silent(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {}])
+        assert (await peer.hear())[0] == wire.WELCOME
+        (connection,) = server.connections
+        connection.hold(reading=False)
+        for _ in range(5):
+            server._heartbeat()
+        connection.hold(reading=True)
+        peer.say([wire.PING, 1])
+        assert await peer.hear() == [wire.PONG, 1]
+
+
+async def test_a_second_connection_of_a_publisher_takes_over(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (_, first):
+        first.say([wire.HELLO, 1, {"publisher": "p"}])
+        assert (await first.hear())[0] == wire.WELCOME
+        first.say([wire.PUBLISH, 1, [["a", b"1"]]])
+        assert (await first.hear())[:2] == [wire.CONFIRM, 1]
+        second = Peer(*await asyncio.open_connection(*first.address))
+        second.say([wire.HELLO, 1, {"publisher": "p"}])
+        assert (await first.hear())[:3] == [wire.ERROR, None, "conflict"]
+        assert await first.end() == b""
+        assert (await second.hear())[2]["sequence"] == 1
+        second.say([wire.PUBLISH, 2, [["a", b"2"]]])
+        assert (await second.hear())[:2] == [wire.CONFIRM, 2]
+        second.close()
+
+
+async def test_stop_closes_everybody_and_costs_no_delivery(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        await world.subscribe("q", "jobs")
+        await world.publish("jobs", "1")
+        async with door(world) as (server, peer):
+            peer.say([wire.HELLO, 1, {}], [wire.ATTACH, 1, "q", {"credit": 1}])
+            while (frame := await peer.hear())[0] != wire.DELIVER:
+                pass
+            peer.say([wire.STARTED, 1, [frame[3][0][0]]], [wire.PING, 1])
+            assert await peer.hear() == [wire.PONG, 1]
+            await server.stop()
+            assert await peer.end() == b""
+        worker = world.attach("q")
+        (row,) = await worker.take(1)
+        assert worker.attempts_of(row[0]) == (0, 0)
