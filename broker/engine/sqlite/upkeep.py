@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 TICK = 0.05
 MAX_DUE = 1_000
+MAX_DUE_BYTES = 4 << 20
 IDLE = 5.0
 PUBLISHER_DAYS = 30
 
@@ -32,6 +33,7 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
         self.scheduled_count = 0
         self._next_due: int | None = 0  # unix ms of the soonest scheduled message, if any; 0: look
+        self._moving = asyncio.Lock()  # what is cancelled must not be on its way into the log
         self._unchecked = 0
         self._checkpointing: asyncio.Task[None] | None = None
         self._last_commit = engine.monotonic()
@@ -150,21 +152,10 @@ class Upkeep:
 
     async def _move_due(self, wall: int) -> None:
         """Messages whose time has come enter the log, each piece in one transaction."""
-        engine = self._engine
-        rows = await engine.connection.run(
-            lambda db: db.execute(
-                "SELECT id, topic, due, meta, body FROM schedule WHERE due <= ? ORDER BY due LIMIT ?", (wall, MAX_DUE)
-            ).fetchall()
-        )
-        if rows:
-            unit = InternalUnit(sender="schedule")
-            for id_, topic, _, meta, body in rows:
-                unit.publishes.append((topic, meta, body))
-                unit.unscheduled.append((id_, topic))
-                unit.size += len(body) + len(meta or b"")
-                if meta is not None and meta[0] & NAMED:
-                    unit.entered.append((id_, topic, len(unit.publishes) - 1))
-            await engine.committed_unit(unit)
+        async with self._moving:
+            rows = await self._engine.connection.run(lambda db: _due(db, wall))
+            if rows:
+                await self._engine.committed_unit(_entering(rows))
         await self._look()
 
     async def _look(self) -> None:
@@ -179,12 +170,19 @@ class Upkeep:
         return [Scheduled(id_, due, (topic, meta, body)) for id_, topic, due, meta, body in rows]
 
     async def cancel(self, schedule_id: str) -> bool:
-        """True when it waited."""
+        """True when it waited; its id is free again, so that it can be scheduled anew."""
         sql = "SELECT id, topic FROM schedule WHERE id = ?"
-        rows = await self._engine.connection.run(lambda db: db.execute(sql, (schedule_id,)).fetchall())
-        if not rows:
-            return False
-        await self._engine.committed_unit(InternalUnit(unscheduled=rows))
+        async with self._moving:
+            rows = await self._engine.connection.run(lambda db: db.execute(sql, (schedule_id,)).fetchall())
+            if not rows:
+                return False
+            unit = InternalUnit(unscheduled=rows)
+            for id_, topic in rows:
+                values = (id_, self._engine.log.numbers[topic])
+                for table in ("dedup_young", "dedup_old"):
+                    forget = f"DELETE FROM {table} WHERE id = ? AND topic = ? AND offset = -1"  # noqa: S608
+                    unit.statements.append((forget, values))
+            await self._engine.committed_unit(unit)
         await self._look()
         return True
 
@@ -228,3 +226,32 @@ class Upkeep:
         for id_, sequence in await self._engine.connection.run(work):
             if publishers.get(id_, (0, []))[0] == sequence:
                 del publishers[id_]
+
+
+_Waiting = tuple[str, str, int, bytes | None, bytes]
+"""(id, topic, due, meta, body) of a scheduled message."""
+
+
+def _due(db: sqlite3.Connection, wall: int) -> list[_Waiting]:
+    """What is due, soonest first, about as much as one transaction should take."""
+    rows: list[_Waiting] = []
+    size = 0
+    sql = "SELECT id, topic, due, meta, body FROM schedule WHERE due <= ? ORDER BY due LIMIT ?"
+    for row in db.execute(sql, (wall, MAX_DUE)):
+        rows.append(row)
+        size += len(row[4])
+        if size >= MAX_DUE_BYTES:
+            break
+    return rows
+
+
+def _entering(rows: list[_Waiting]) -> InternalUnit:
+    """The unit that takes these out of the schedule and into the log."""
+    unit = InternalUnit(sender="schedule")
+    for index, (id_, topic, _, meta, body) in enumerate(rows):
+        unit.publishes.append((topic, meta, body))
+        unit.unscheduled.append((id_, topic))
+        unit.size += len(body) + len(meta or b"")
+        if meta is not None and meta[0] & NAMED:
+            unit.entered.append((id_, topic, index))
+    return unit

@@ -1,5 +1,7 @@
 """Messages that wait outside the log for their time."""
 
+import asyncio
+
 from broker.core.message import Message
 from broker.engine.base import Unit
 from tests.engine.world import World
@@ -43,6 +45,34 @@ class TestSchedule:
         await world.advance(61)
         assert await world.log() == ["b", "c"]
         assert await world.engine.cancel("c") is False
+
+    async def test_a_cancelled_id_can_be_scheduled_anew(self, world: World) -> None:
+        await world.commit(Unit(schedules=[world.later("jobs", "first", 60, "i")]))
+        assert await world.engine.cancel("i") is True
+        await world.commit(Unit(schedules=[world.later("jobs", "second", 90, "i")]))
+        await world.advance(91)
+        assert await world.log() == ["second"]
+
+    async def test_a_cancel_at_the_moment_it_is_due_tells_the_truth(self, world: World) -> None:
+        for turns in range(8):
+            await world.commit(Unit(schedules=[world.later("jobs", "1", 60, f"i{turns}")]))
+            world.clock.move(61)
+            before = len(await world.log())
+            tick = asyncio.create_task(world.engine.tick())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = await world.engine.cancel(f"i{turns}")
+            await tick
+            assert len(await world.log()) == before + (not cancelled)
+
+    async def test_large_ones_due_at_once_come_in_pieces(self, world: World) -> None:
+        bodies = [str(n) + "x" * 2_000_000 for n in range(5)]
+        await world.commit(Unit(schedules=[world.later("jobs", body, 10, body[0]) for body in bodies]))
+        await world.advance(10)
+        assert len(await world.log()) < 5
+        for _ in range(3):
+            await world.advance(1)
+        assert await world.log() == bodies
 
     async def test_what_became_due_while_stopped_comes_at_start(self, world: World) -> None:
         await world.commit(Unit(schedules=[world.later("jobs", "soon", 60), world.later("jobs", "late", 900)]))
