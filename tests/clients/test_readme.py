@@ -30,7 +30,10 @@ def test_the_last_example_is_a_test(tmp_path: Path) -> None:
     assert len(EXAMPLES) == len(EXPECTED) + 1
     (tmp_path / "test_example.py").write_text(EXAMPLES[-1])
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(CLIENT), str(CLIENT.parents[1])))}
-    command = [sys.executable, "-m", "pytest", "-p", "postroom_client.pytest_plugin", "-q", str(tmp_path)]
+    path = os.pathsep.join((str(CLIENT), str(CLIENT.parents[1])))
+    # The plugins by name, once, whether or not the client is installed here and brings its own along.
+    environment = {**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "postroom_client.pytest_plugin")
+    command = [sys.executable, "-m", "pytest", *plugins, "-q", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert "1 passed" in done.stdout, done.stdout
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
