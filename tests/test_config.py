@@ -89,6 +89,11 @@ def _credentials(tmp_path: Path) -> Path:
         ("[native]\nport = 70000", "native.port: must be less than or equal to 65535, not 70000"),
         ('[native]\nport = "high"', "native.port: must be a valid integer"),
         ('[log]\nlevel = "lout"', "log.level: must be 'debug', 'info', 'warning' or 'error', not 'lout'"),
+        (
+            '[webhooks]\nallow = ["10.1.0.0/33"]',
+            "webhooks.allow[0]: '10.1.0.0/33' does not appear to be an IPv4 or IPv6 network; "
+            "write a network such as 10.1.0.0/16 or fd00::/8",
+        ),
         ('grace = "soon"', "grace: 'soon' is no duration; write 500ms, 30s, 5m, 2h, 7d or seconds"),
         ("[native]\ntcp = false", "native: tcp = false needs a unix path, or nobody can connect"),
         ("[engine.sqlite]\ncash = 5", "engine.sqlite.cash: unknown key; did you mean cache?"),

@@ -7,10 +7,10 @@ its first message. Which addresses may be reached is the operator's alone. Floor
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from yarl import URL
 
 from broker.connectors.webhook.signing import parse_secret
@@ -32,6 +32,14 @@ _OURS = re.compile(
 )
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    """One sentence for one mistake, where a union of both types would tell two."""
+    try:
+        return ip_network(str(value))
+    except ValueError as error:
+        raise ValueError(f"{error}; write a network such as 10.1.0.0/16 or fd00::/8") from None
+
+
 class WebhookOptions(BaseModel):
     """`[webhooks]` of the configuration. `allow`: networks (CIDR) open to webhooks beside the public internet, such as
     `127.0.0.0/8`. `timeout` (stored in ms) and `max_in_flight` hold where the subscription says nothing.
@@ -39,7 +47,7 @@ class WebhookOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    allow: tuple[Annotated[IPv4Network | IPv6Network, PlainValidator(_network)], ...] = ()
     timeout: Annotated[Duration, Field(ge=_MIN_TIMEOUT, le=MAX_TIMEOUT)] = 15_000
     max_in_flight: int = Field(8, ge=1, le=1_000)
     max_connections: int = Field(1_000, ge=1, le=60_000)
