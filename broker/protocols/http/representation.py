@@ -54,7 +54,7 @@ def message_json(row: Row, epoch: str, **more: Any) -> str:
     if message.expires_at is not None:
         values["expires_at"] = moment(message.expires_at)
     if message.history:
-        values["history"] = message.history
+        values["history"] = [entry | {"at": moment(entry["at"])} for entry in message.history]
     if message.source is not None:
         values["source"] = message.source
     name, body = _body(message.body, message.content_type)

@@ -112,9 +112,9 @@ def test_members_of_a_message() -> None:
 
 
 def test_history_and_source_of_a_message_are_shown() -> None:
-    meta = pack_meta({"history": [{"at": 1, "outcome": "retry"}], "source": {"file": "x.csv"}, "topic": "first"})
+    meta = pack_meta({"history": [{"at": TIME, "outcome": "retry"}], "source": {"file": "x.csv"}, "topic": "first"})
     message = json.loads(message_json((1, "$dead/q", TIME, meta, b""), "e", attempt=2, receipt="r"))
-    assert message["history"] == [{"at": 1, "outcome": "retry"}]
+    assert message["history"] == [{"at": "2026-11-23T09:00:00.123Z", "outcome": "retry"}]
     assert message["source"] == {"file": "x.csv"}
     assert (message["topic"], message["attempt"], message["receipt"]) == ("first", 2, "r")
 
