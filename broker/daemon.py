@@ -278,7 +278,9 @@ class Daemon:
         inherited = inherited_sockets(self._environ, DOORS)
         sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}
         self._native = NativeServer(self.hub, config.native, admission)
-        self._http = HttpServer(self.hub, config.http, admission=admission, more=self._connectors)
+        self._http = HttpServer(
+            self.hub, config.http, admission=admission, more=self._connectors, secret=self._webhook_secret
+        )
         await self._native.start(sockets["native"])
         self._stack.push_async_callback(self._native.stop)
         await self._http.start(sockets["http"])
@@ -289,6 +291,10 @@ class Daemon:
         """What `/v1/status` says of the connectors."""
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
         return {"webhooks": webhooks, "drop": {feed: asdict(folder.status()) for feed, folder in self._drops.items()}}
+
+    async def _webhook_secret(self, name: str) -> str:
+        """Of the sender that is there now; a changed configuration brings another."""
+        return await self._webhooks.secret(name)
 
     def _sockets(self, door: str, inherited: list[socket.socket]) -> list[socket.socket]:
         """Those that the service manager opened for this door, else our own."""

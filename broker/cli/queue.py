@@ -160,6 +160,15 @@ def create(
     with Api(url) as api:
         api.put(name_path("subscriptions", name), {"kind": "queue", "topics": topic} | options)
     remark(f"{name} takes {', '.join(topic)}; look at it with: postroom queue info {name}")
+    if webhook:
+        remark(f"Its webhooks are signed; the receiver checks them by: postroom queue secret {name}")
+
+
+@app.command()
+def secret(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
+    """Print the secret that this queue's webhooks are signed with, for their receiver."""
+    with Api(url) as api:
+        typer.echo(api.get(f"{name_path('subscriptions', name)}/secret")["secret"])
 
 
 @app.command()

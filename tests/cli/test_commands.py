@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from time import monotonic, sleep
 from typing import Any
 
@@ -14,6 +15,7 @@ from broker.cli.api import Api, name_path
 from broker.cli.app import main
 from broker.cli.demo.daemon import Daemon
 from broker.cli.tail import follow
+from broker.connectors.webhook.signing import parse_secret, verify
 
 pytestmark = pytest.mark.system
 
@@ -193,6 +195,41 @@ def test_dead_letters_are_put_back(run: Run, api: Api) -> None:
     assert run("queue", "redrive", "mortal")[2] == "4 dead letters put back into mortal\n"
     assert run("queue", "redrive", "mortal")[2] == "mortal has no dead letters.\n"
     assert json.loads(run("queue", "info", "mortal", "-o", "json")[1])["ready"] == 7
+
+
+def test_a_receiver_can_learn_the_secret_of_its_webhooks(run: Run) -> None:
+    asked: list[tuple[dict[str, str], bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((dict(self.headers), body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        receiver.timeout = 20
+        url = f"http://127.0.0.1:{receiver.server_address[1]}/"
+        err = run("queue", "create", "hook", "-t", "hooked", "--webhook", url)[2]
+        assert err.endswith("the receiver checks them by: postroom queue secret hook\n")
+        run("pub", "hooked", "x")
+        receiver.handle_request()
+    code, secret, err = run("queue", "secret", "hook")
+    ((headers, body),) = asked
+    at = headers["webhook-timestamp"]
+    verify([parse_secret(secret.strip())], headers["webhook-id"], at, headers["webhook-signature"], body, int(at))
+    assert (code, err) == (0, "")
+    run("queue", "rm", "hook", "--yes")
+
+
+def test_a_queue_without_webhook_has_no_secret(run: Run) -> None:
+    run("queue", "create", "plain", "-t", "plain")
+    code, out, err = run("queue", "secret", "plain")
+    assert (code, out) == (1, "")
+    assert "plain has no webhook" in err
 
 
 def test_topics(run: Run) -> None:

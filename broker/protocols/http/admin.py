@@ -1,7 +1,7 @@
 """Subscriptions, topics, scheduled messages, and how the broker is doing. Floor 4."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,8 @@ MAX_SCHEDULED = 10_000
 
 
 class AdminRoutes:
-    """`more` adds members to the status; `stopping` says whether the door closes."""
+    """`more` adds members to the status; `secret` tells what a subscription's webhooks are signed with; `stopping` says
+    whether the door closes."""
 
     def __init__(
         self,
@@ -30,11 +31,13 @@ class AdminRoutes:
         registry: CollectorRegistry,
         stopping: Callable[[], bool],
         more: Callable[[], Mapping[str, Any]],
+        secret: Callable[[str], Awaitable[str]],
     ) -> None:
         self._hub = hub
         self._registry = registry
         self._stopping = stopping
         self._more = more
+        self._secret = secret
         self._started = time.monotonic()
 
     def routes(self) -> list[Route]:
@@ -56,6 +59,7 @@ class AdminRoutes:
             Route("GET", subscription, self.get_subscription, "subscription"),
             Route("PUT", subscription, self.put_subscription, "put_subscription"),
             Route("DELETE", subscription, self.delete_subscription, "delete_subscription"),
+            Route("GET", f"{subscription}/secret", self.get_secret, "secret"),
             Route("GET", "/v1/topics", self.list_topics, "topics"),
             Route("GET", "/v1/scheduled", self.list_scheduled, "scheduled"),
             Route("DELETE", "/v1/scheduled/{id}", self.cancel, "cancel"),
@@ -92,6 +96,11 @@ class AdminRoutes:
         settings = {key: value for key, value in values.items() if key not in COUNTS}
         created = await self._hub.put_subscription(principal, parse_spec(name, settings))
         return _json(subscription_values(self._hub.subscription(principal, name)), 201 if created else 200)
+
+    async def get_secret(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        """Answers the secret that the receiver of its webhooks checks them by, to who may change the subscription."""
+        self._hub.authorize(principal_of(request), Verb.MANAGE, name)
+        return _json({"secret": await self._secret(name)})
 
     async def delete_subscription(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 204."""

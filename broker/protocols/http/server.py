@@ -7,7 +7,7 @@ What a path means is left to the modules of routes. Built on aiohttp's low-level
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -58,7 +58,8 @@ class _Server(web.Server):
 
 class HttpServer:
     """The door. `routes` are those of others (the daemon hands them in); `more` adds members to `/v1/status`;
-    `collected` is what `/metrics` says beside engine, process and door."""
+    `secret` tells what a subscription's webhooks are signed with; `collected` is what `/metrics` says beside engine,
+    process and door."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class HttpServer:
         admission: Admission | None = None,
         routes: Sequence[Route] = (),
         more: Callable[[], Mapping[str, Any]] = dict,
+        secret: Callable[[str], Awaitable[str]] | None = None,
         collected: CollectorRegistry | None = None,
     ) -> None:
         self._hub = hub
@@ -84,7 +86,7 @@ class HttpServer:
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
         self.registry.register(self._requests)
         self._router = Router()
-        admin = AdminRoutes(hub, self.registry, lambda: self._stopping, more)
+        admin = AdminRoutes(hub, self.registry, lambda: self._stopping, more, secret or _no_secret)
         work = (PublishRoutes(hub), QueueRoutes(hub, options, self._receivers), self._streams, admin)
         for route in [route for part in work for route in part.routes()] + list(routes):
             self._router.add(route)
@@ -168,6 +170,11 @@ class HttpServer:
         if not response.prepared:
             response.headers["Server"] = "postroom"
         return response
+
+
+async def _no_secret(name: str) -> str:
+    """Where there are no webhooks."""
+    raise BrokerError(Code.NOT_FOUND, f"{name} has no webhook")
 
 
 def _uncancel(connection: Connection) -> None:

@@ -69,6 +69,12 @@ async def test_what_a_connector_refuses_is_told(door: Door) -> None:
     assert "no such scheme" in answer.json["detail"]
 
 
+async def test_where_there_are_no_webhooks_there_is_no_secret(door: Door) -> None:
+    await door.queue("q", ["a"])
+    answer = await door("GET", "/v1/subscriptions/q/secret")
+    assert (answer.status, answer.code) == (404, "not_found")
+
+
 async def test_topics(door: Door) -> None:
     assert (await door("GET", "/v1/topics")).json == {"topics": []}
     await door.publish("b", b"12345")
