@@ -344,7 +344,8 @@ class Queue:
         record = self._record(offset)
         entry: dict[str, Any] = {"at": wall, "outcome": outcome}
         if error:
-            entry["error"] = error[:1_000]
+            # What cannot be UTF-8 (half of a surrogate pair) could not be stored, and would stop the writer for all.
+            entry["error"] = error[:1_000].encode(errors="replace").decode()
         record.history = [*record.history[-MAX_HISTORY + 1 :], entry]
         return record
 

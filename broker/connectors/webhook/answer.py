@@ -27,7 +27,8 @@ def judge(status: int, retry_after: str | None, location: str | None, excerpt: s
     if status == 410:
         return Answer("410: the endpoint is gone", status, gone=True)
     if 300 <= status < 400:
-        return Answer(f"{status}: redirects are not followed; set webhook.url to {(location or '?')[:200]}", status)
+        where = excerpt_of((location or "?").encode(errors="surrogateescape"))
+        return Answer(f"{status}: redirects are not followed; set webhook.url to {where}", status)
     error = f"{status}: {excerpt}" if excerpt else str(status)
     return Answer(error, status, parse_retry_after(retry_after, now))
 
@@ -48,6 +49,6 @@ def parse_retry_after(text: str | None, now: float) -> int | None:
 
 
 def excerpt_of(body: bytes) -> str:
-    """The first words of a response for people: printable, one line, at most 200 characters."""
+    """The first words of a response (or of a header) for people: printable, one line, at most 200 characters."""
     text = body[:800].decode("utf-8", "replace")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

@@ -65,7 +65,7 @@ class Poster:
         except aiohttp.ClientConnectorError as error:
             return Answer(f"cannot connect: {error.os_error}"[:500])
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(f"no valid answer: {type(error).__name__}: {error}"[:500])
+            return Answer(f"no valid answer: {type(error).__name__}: {excerpt_of(str(error).encode(errors='replace'))}")
         return await self._judge(response)
 
     async def _send(self, target: Target, secrets: tuple[bytes, ...], request: Request) -> aiohttp.ClientResponse:

@@ -37,6 +37,7 @@ def test_the_other_answers() -> None:
     assert judge(410, None, None, "", NOW).gone
     moved = judge(308, "5", "https://elsewhere/", "", NOW)
     assert "https://elsewhere/" in moved.error
+    assert judge(308, None, "/\udcff\r", "", NOW).error.endswith("webhook.url to /\N{REPLACEMENT CHARACTER}")
     assert not moved.gone
     busy = judge(503, "5", None, "later", NOW)
     assert (busy.error, busy.retry_after, busy.status) == ("503: later", 5_000, 503)

@@ -39,6 +39,16 @@ class TestHandingOut:
         await world.quiet()
         assert worker.waiting == ["orders/1/new", "users", "users/a/b"]
 
+    async def test_an_error_that_is_no_text_stops_nobody(self, world: World) -> None:
+        worker = await world.queue("jobs")
+        await world.publish("jobs", "1", "2")
+        rows = await worker.take(2)
+        worker.settle(Outcome.RETRY, rows[:1], delay=0, error="half a pair: \ud800")
+        await world.settle(Outcome.REJECT, rows[1][0], error="\udcff")
+        await world.quiet()
+        assert [row[0] for row in await worker.take(1)] == [rows[0][0]]
+        assert await world.log("$dead/q") == ["2"]
+
     async def test_without_credit_nothing_comes(self, world: World) -> None:
         worker = await world.queue("jobs", messages=0)
         await world.publish("jobs", "1")
