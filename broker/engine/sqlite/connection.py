@@ -5,7 +5,8 @@ A whole function crosses, not a statement: a hop costs more than the statements 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,16 @@ from broker.core.errors import BrokerError, Code
 
 APPLICATION_ID = 0x506F7374  # "Post"
 VERSION = 1
+_RIGHTS = "give this user the right to read and write it and its folder"
+_MENDS = {
+    sqlite3.SQLITE_FULL: "free space on its disk; the file ballast beside it may be deleted",
+    sqlite3.SQLITE_IOERR: "the disk failed: the system's log says more; nothing was changed",
+    sqlite3.SQLITE_BUSY: "another program has it open for writing: end that first",
+    sqlite3.SQLITE_CANTOPEN: _RIGHTS,
+    sqlite3.SQLITE_PERM: _RIGHTS,
+    sqlite3.SQLITE_READONLY: _RIGHTS,
+    sqlite3.SQLITE_NOTADB: "it is no database of Postroom's: name another data folder, or restore a backup",
+}
 T = TypeVar("T")
 
 
@@ -36,9 +47,7 @@ async def open_writer(path: Path, page_cache: int) -> Connection:
         await connection.run(lambda db: _prepare(db, path, page_cache))
     except sqlite3.DatabaseError as error:
         await connection.close()
-        raise BrokerError(
-            Code.STORAGE_FAILED, f"{path}: {error}; check permissions and free space, or restore a backup"
-        ) from error
+        raise unusable(path, error) from error
     except BaseException:
         await connection.close()
         raise
@@ -61,6 +70,33 @@ async def open_reader(path: Path) -> Connection:
 
 def _quoted(path: Path) -> str:
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _kind(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """No room, or somebody holds the file: nothing was done, and it may be tried again."""
+    return _kind(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def unusable(path: Path, error: sqlite3.Error) -> BrokerError:
+    """The refusal to start on a file, with the mend."""
+    return BrokerError(Code.STORAGE_FAILED, f"{path}: {error}; {_MENDS.get(_kind(error), 'restore a backup')}")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Generator[None, None, None]:
+    """All or nothing, and never left open."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def _connect(uri: str) -> sqlite3.Connection:

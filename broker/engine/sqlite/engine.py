@@ -34,7 +34,7 @@ from broker.engine.base import (
 )
 from broker.engine.sqlite.alarms import Alarms
 from broker.engine.sqlite.catalog import Catalog
-from broker.engine.sqlite.connection import Connection, open_reader, open_writer
+from broker.engine.sqlite.connection import Connection, open_reader, open_writer, unusable
 from broker.engine.sqlite.handles import QueueAttachment, QueueHandle
 from broker.engine.sqlite.log import Log, Tail
 from broker.engine.sqlite.options import SqliteOptions
@@ -124,8 +124,10 @@ class SqliteEngine:
         self.connection: Connection = await open_writer(self.path, self.options.page_cache)
         try:
             self.reader: Connection = await open_reader(self.path)
-        except BaseException:
+        except BaseException as error:
             await self.connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise unusable(self.path, error) from error
             raise
         self.replay = Replay(self)
         self.writer = Writer(self)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 from pyroaring import BitMap, BitMap64
 
-from broker.core.errors import BrokerError, Code
 from broker.core.offsets import PAGE_BITS
 from broker.core.record import Record
 from broker.core.spec import parse_spec
 from broker.core.topic import Trie
+from broker.engine.sqlite.connection import unusable
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
 from broker.engine.sqlite.replay import lifted
@@ -31,15 +31,17 @@ PIECE = 4_096
 
 
 async def recover(engine: "SqliteEngine") -> None:
-    """Rebuild what lives in memory. Raises BrokerError(STORAGE_FAILED) for a damaged file."""
-    size = engine.path.stat().st_size
+    """Rebuild what lives in memory. Raises BrokerError(STORAGE_FAILED) with the mend, as for a damaged file."""
     try:
-        state = await engine.connection.run(lambda db: _open(db, size, engine.options.check_limit))
-        loaded = await engine.connection.run(_load)
-    except sqlite3.DatabaseError as error:
-        raise BrokerError(
-            Code.STORAGE_FAILED, f"{engine.path}: {error}; the file is damaged: restore a backup"
-        ) from error
+        await _recover(engine)
+    except sqlite3.Error as error:
+        raise unusable(engine.path, error) from error
+
+
+async def _recover(engine: "SqliteEngine") -> None:
+    size = engine.path.stat().st_size
+    state = await engine.connection.run(lambda db: _open(db, size, engine.options.check_limit))
+    loaded = await engine.connection.run(_load)
     if not engine.watermark.fits(state["epoch"], state["next_offset"]):
         logger.warning("the file is a restored or older copy: the log begins a new epoch")
         await engine.connection.run(lambda db: begin_epoch(db, state))
@@ -71,7 +73,7 @@ def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]
     elif not state.get("clean"):
         result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
-            raise sqlite3.DatabaseError(f"quick_check says: {result}")
+            raise sqlite3.DatabaseError(f"the file is damaged, quick_check says: {result}")
     db.execute("BEGIN IMMEDIATE")
     db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
     db.execute("COMMIT")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED
 from broker.engine.base import Scheduled
+from broker.engine.sqlite.connection import is_passing, transaction
 from broker.engine.sqlite.pruning import Pruning
 from broker.engine.sqlite.writer import InternalUnit
 
@@ -59,8 +60,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(TICK)
             try:
-                if not (self._engine.failed or self._engine.stopping):
-                    await work()
+                await self._do(work)
             except BrokerError as error:
                 logger.warning("upkeep was refused: %s", error)
             except Exception:
@@ -68,8 +68,25 @@ class Upkeep:
 
     async def tick(self) -> None:
         """Do all that is due."""
-        await self.ring()
-        await self.keep()
+        await self._do(self.ring)
+        await self._do(self.keep)
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        """A disk that fails here would fail a commit too: nothing more is confirmed then."""
+        engine = self._engine
+        if engine.failed or engine.stopping:
+            return
+        try:
+            await work()
+        except sqlite3.Error as error:
+            self._failed(error)
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        if is_passing(error):
+            logger.warning("upkeep has to wait: %s", error)
+        else:
+            logger.critical("upkeep failed on the disk; nothing more is confirmed", exc_info=error)
+            self._engine.fail(error)
 
     async def ring(self) -> None:
         """What others wait for to the moment: leases, retries, expiry, the schedule."""
@@ -112,7 +129,7 @@ class Upkeep:
         try:
             await self._engine.connection.run(lambda db: db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
         except sqlite3.Error as error:
-            logger.warning("a checkpoint failed: %s", error)
+            self._failed(error)  # a failed fsync may have lost pages that a later one would not report
         finally:
             self._checkpointing = None
 
@@ -202,16 +219,15 @@ class Upkeep:
             many = db.execute("SELECT value FROM state WHERE name = 'ids'").fetchone()[0]
             if wall - row[0] < age and many < limit:
                 return
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("UPDATE state SET value = 0 WHERE name = 'ids'")
-            db.execute("DROP TABLE dedup_old")
-            db.execute("ALTER TABLE dedup_young RENAME TO dedup_old")
-            db.execute(
-                "CREATE TABLE dedup_young (id TEXT NOT NULL, topic INTEGER NOT NULL, offset INTEGER NOT NULL, "
-                "PRIMARY KEY (id, topic)) STRICT, WITHOUT ROWID"
-            )
-            db.execute("UPDATE state SET value = ? WHERE name = 'ids_since'", (wall,))
-            db.execute("COMMIT")
+            with transaction(db):
+                db.execute("UPDATE state SET value = 0 WHERE name = 'ids'")
+                db.execute("DROP TABLE dedup_old")
+                db.execute("ALTER TABLE dedup_young RENAME TO dedup_old")
+                db.execute(
+                    "CREATE TABLE dedup_young (id TEXT NOT NULL, topic INTEGER NOT NULL, offset INTEGER NOT NULL, "
+                    "PRIMARY KEY (id, topic)) STRICT, WITHOUT ROWID"
+                )
+                db.execute("UPDATE state SET value = ? WHERE name = 'ids_since'", (wall,))
 
         await engine.connection.run(work)
 

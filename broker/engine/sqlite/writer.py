@@ -93,11 +93,15 @@ class Writer:
             self._wake.clear()
             while self._pending or (self._overdue and self.changed):
                 units = self._take()
+                if self._engine.failed:
+                    self._refuse(units)
+                    return
                 try:
                     await self._commit(units)
                 except Exception as error:
                     logger.critical("a commit failed; nothing more is confirmed", exc_info=error)
-                    self._fail(units, error)
+                    self._engine.fail(error)
+                    self._refuse(units)
                     return
                 self._engine.upkeep.after_commit(self.last_size)
             if self._stopping:
@@ -147,9 +151,8 @@ class Writer:
             self.commit_messages.observe(len(batch.rows))
         formed.complete(outcome)
 
-    def _fail(self, units: list[Unit], error: Exception) -> None:
-        self._engine.fail(error)
-        refusal = BrokerError(Code.STORAGE_FAILED, str(error))
+    def _refuse(self, units: list[Unit]) -> None:
+        refusal = BrokerError(Code.STORAGE_FAILED, self._engine.failed)
         for unit in [*units, *self._pending]:
             if unit.done is not None:
                 unit.done(Receipt(error=refusal))
@@ -374,7 +377,7 @@ class Forming:
         log.end = log.next_offset - 1
         self.engine.publishers.update(self.publishers)
         self._answer(duplicates)
-        if rows:
+        if rows and not self.engine.failed:
             self.engine.dispatch(stored, rows)
         for handle in self.changed:  # settles of units and dead letters may have made others ready
             if isinstance(handle, QueueHandle):
