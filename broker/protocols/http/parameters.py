@@ -45,12 +45,20 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
 
 
 async def read_json(request: web.BaseRequest) -> Any:
-    """The body as a JSON value, whatever its Content-Type says. Raises BAD_REQUEST, MESSAGE_TOO_LARGE."""
+    """The body as a JSON value, whatever its Content-Type says. Raises BAD_REQUEST, MESSAGE_TOO_LARGE; what Python
+    reads and JSON or UTF-8 cannot say (NaN, half of a surrogate pair) is refused too: it could not be said back."""
     body = await read_body(request, MAX_JSON)
     try:
-        return json.loads(body)
+        value = json.loads(body.decode(), parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body is not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 # Headers

@@ -48,6 +48,7 @@ class QueueRoutes:
 
     async def receive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers up to `max` messages as soon as there is one, none after `wait`."""
+        arrived(request)  # whatever body there is says nothing; the wait is not for it
         query = request.query
         parameters.known(query, ("max", "wait"))
         count = parameters.whole(query.get("max", "1"), "max", 1, MAX_RECEIVE)

@@ -19,7 +19,7 @@ from broker.core.subscription import Delivery
 from broker.engine.base import Attachment
 from broker.hub import Hub
 from broker.protocols.http import parameters
-from broker.protocols.http.access import connection_of, principal_of
+from broker.protocols.http.access import arrived, connection_of, principal_of
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import document
 from broker.protocols.http.representation import dumps, message_json
@@ -152,6 +152,7 @@ class StreamRoutes:
         """Answers events until the client goes."""
         if self._closed:
             raise BrokerError(Code.SHUTTING_DOWN)
+        arrived(request)  # whatever body there is says nothing, and a stream lasts
         query = request.query
         parameters.known(query, ("topic", "from"))
         filters, start = parameters.filters(query.getall("topic", [])), _start(request)

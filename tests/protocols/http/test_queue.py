@@ -46,6 +46,27 @@ async def test_receive_and_ack(door: Door) -> None:
     assert [m["body"] for m in await door.receive("q", 10)] == ["2"]
 
 
+async def test_a_poll_with_a_body_waits_as_long_as_it_asked(open_door: DoorFactory) -> None:
+    door = await open_door(request_timeout="100ms")
+    await door.queue("q", ["a"])
+    answer = await door("POST", "/v1/queues/q/receive?wait=300ms", "{}")
+    assert (answer.status, answer.json["messages"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        '[{"receipt": NaN, "outcome": "ack"}]',
+        '[{"receipt": "\\ud800", "outcome": "ack"}]',
+        '[{"receipt": "x", "outcome": "retry", "error": "\\udfff"}]',
+    ],
+)
+async def test_what_cannot_be_said_back_is_refused(door: Door, items: str) -> None:
+    await door.queue("q", ["a"])
+    answer = await door("POST", "/v1/queues/q/settle", items)
+    assert (answer.status, answer.code) == (400, "bad_request")
+
+
 async def test_an_empty_queue_answers_at_once_unless_asked_to_wait(door: Door) -> None:
     await door.queue("q", ["a"])
     assert await door.receive("q") == []

@@ -53,6 +53,12 @@ async def test_replay_joins_live_without_a_gap(door: Door, reader: Reader) -> No
     assert all(e.name == "message" and e.id == e.data["position"] for e in seen)
 
 
+async def test_a_request_with_a_body_is_not_cut_off_by_the_deadline_of_requests(door: Door) -> None:
+    async with door.session.get("/v1/stream?topic=a", data=b"{}") as response:
+        assert (await next_event(response.content)).name == "start"
+        assert len(door.server._clockwork.arriving) == 0
+
+
 async def test_a_reader_resumes_after_its_last_event(door: Door, reader: Reader) -> None:
     events = await reader.open("topic=a")
     assert (await next_event(events)).name == "start"
