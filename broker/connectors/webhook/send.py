@@ -84,12 +84,15 @@ class WebhookSender:
                     async with asyncio.timeout(TICK):  # wait_for would swallow a cancel that meets a change
                         await self._changed.wait()
         finally:
-            await self.drain(0)
+            await self._close_endpoints(0)
             await self._poster.close()
 
     async def drain(self, grace: float) -> None:
-        """Take no more messages, give those under way `grace` seconds to be answered, and let go of the rest."""
+        """For good: take no more messages, give those under way `grace` seconds to be answered, let go of the rest."""
         self._draining = True
+        await self._close_endpoints(grace)
+
+    async def _close_endpoints(self, grace: float) -> None:
         endpoints, self._endpoints = list(self._endpoints.values()), {}
         await asyncio.gather(*(endpoint.close(grace) for endpoint in endpoints))
 

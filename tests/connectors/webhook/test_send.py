@@ -262,6 +262,25 @@ async def test_410_pauses_and_keeps_the_messages(bench: Bench, caplog: pytest.Lo
     assert [h["Postroom-Attempt"] for h, _ in bench.receiver.requests] == ["1", "1", "1"]
 
 
+async def test_it_runs_again_after_a_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.subscribe()
+    await bench.publish(b"x")
+    await bench.acked(1)
+
+    async def fail() -> None:
+        raise RuntimeError
+
+    assert bench.task is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.sender, "reconcile", fail)
+        bench.sender.sync()
+        with pytest.raises(RuntimeError):
+            await bench.task
+    bench.task = asyncio.create_task(bench.sender.run())
+    await bench.publish(b"y")
+    await bench.acked(2)
+
+
 async def test_redirects_are_not_followed(bench: Bench) -> None:
     bench.receiver.statuses(307, Location="/elsewhere")
     await bench.subscribe()
