@@ -25,7 +25,7 @@ from broker.cli.progress import progress
 app = typer.Typer(no_args_is_help=True, help="Queues: list, look into, pause, purge, redrive, create, remove.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The queue's name.")]
-COLUMNS = ("name", "kind", "topics", "ready", "leased", "delayed", "consumers", "dead", "paused")
+COLUMNS = ("name", "kind", "topics", "ready", "leased", "delayed", "consumers", "dead_letters", "paused")
 REDRIVE_STEP = 500
 """Dead letters per request, so that progress can be told."""
 
@@ -127,8 +127,7 @@ def _redrive(api: Api, name: str, limit: int | None) -> int:
 
 
 def _dead(api: Api, name: str) -> int:
-    topics = api.get("/v1/topics")["topics"]
-    return sum(topic["messages"] for topic in topics if topic["name"] == f"$dead/{name}")
+    return int(api.get(name_path("subscriptions", name)).get("dead_letters") or 0)
 
 
 @app.command()

@@ -131,7 +131,8 @@ class Page:
 @dataclass(slots=True)
 class SubscriptionInfo:
     """A subscription as operators see it. For streams only `floor` (the committed cursor), `lag` and `consumers`
-    count. `oldest_at`: published_at of the oldest outstanding message, unix ms."""
+    count. `oldest_at`: published_at of the oldest outstanding message, unix ms. `dead_letters` are in `$dead/<name>`
+    now; `acked` and what follows count since the start."""
 
     spec: Spec
     paused: bool = False
@@ -143,6 +144,7 @@ class SubscriptionInfo:
     blocked: int = 0
     consumers: int = 0
     oldest_at: int | None = None
+    dead_letters: int = 0
     acked: int = 0
     retried: int = 0
     dead: int = 0

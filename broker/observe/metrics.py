@@ -37,6 +37,7 @@ _SUBSCRIPTION_GAUGES = (
     ("delayed", "Messages that wait for their retry"),
     ("blocked", "Messages that wait behind one of their key"),
     ("consumers", "Live readers"),
+    ("dead_letters", "Messages among the dead letters now"),
     ("lag", "Offsets between the cursor and the end of the log"),
 )
 _SUBSCRIPTION_COUNTERS = (

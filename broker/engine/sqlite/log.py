@@ -316,6 +316,12 @@ class Log:
                 total.bytes += directory.size(number)
         return found
 
+    def messages_of(self, topic: str) -> int:
+        """How many messages of one topic are in the log."""
+        number = self.numbers.get(topic, 0)
+        sealed = self.sealed_totals.get(number, Totals()).messages
+        return sealed + sum(d.count(number) for d in self.open.values() if number in d.offsets)
+
     def full_pages(self) -> list[Directory]:
         """Pages that get no more rows and wait to be sealed: the last of their rows is committed and entered here."""
         current = (self.end + 1) >> PAGE_BITS

@@ -401,9 +401,10 @@ class TestFailures:
         assert [entry.get("error") for entry in message.history][::2] == ["first", "third"]
         assert [entry["at"] for entry in message.history] == sorted(entry["at"] for entry in message.history)
         info = world.info()
-        assert (info.ready, info.leased, info.delayed, info.dead) == (0, 0, 0, 1)
+        assert (info.ready, info.leased, info.delayed, info.dead, info.dead_letters) == (0, 0, 0, 1, 1)
         await world.restart()
-        assert world.info().ready == 0
+        info = world.info()
+        assert (info.ready, info.dead_letters) == (0, 1), "a dead letter outlives the daemon"
 
     async def test_a_rejected_message_goes_at_once(self, world: World) -> None:
         worker = await world.queue()
@@ -434,7 +435,9 @@ class TestFailures:
         await world.publish("jobs", "1", "2", "3", key="k")
         worker.settle(REJECT, await worker.take(3), error="no")
         await world.quiet()
+        assert world.info().dead_letters == 3
         assert await world.engine.redrive("q", 2) == 2
+        assert world.info().dead_letters == 1
         rows = await worker.take(2)
         seen = [Message.of(row, world.engine.epoch) for row in rows]
         assert [(m.body, m.topic, m.key) for m in seen] == [(b"1", "jobs", "k"), (b"2", "jobs", "k")]
