@@ -18,7 +18,7 @@ from postroom_client import (
 )
 from postroom_client.identity import made_id
 
-from tests.clients.world import Broker, client, until
+from tests.clients.world import Broker, Line, client, until
 
 
 async def test_a_receipt_says_where_the_message_is(broker: Broker) -> None:
@@ -195,6 +195,33 @@ async def test_leaving_the_loop_gives_back_what_was_not_taken(broker: Broker) ->
         while info["leased"] or info["consumers"]:
             info = await b.subscription("q")
         assert (info["ready"], info["acked"], info["retried"]) == (19, 1, 0)
+
+
+async def test_closing_in_order_is_no_death_of_a_worker(broker: Broker) -> None:
+    async with client(broker.url) as b:
+        await b.put_subscription("q", "q")
+        await b.publish("q", b"1")
+        messages = await b.consume("q").open()
+        assert (await anext(messages)).in_hand  # begun, and not settled
+    async with client(broker.url) as b, b.consume("q") as messages:
+        again = await anext(messages)
+        assert (again.attempts, again.deliveries) == (0, 0)
+
+
+async def test_a_lost_connection_counts_what_was_begun(broker: Broker, line: Line) -> None:
+    async with client(line.url) as b, client(broker.url) as other:
+        await b.put_subscription("q", "q")
+        await b.publish("q", b"1")
+        async with b.consume("q") as messages:
+            await anext(messages)
+            await b.status()  # the report has arrived
+            line.down = True
+            line.cut()
+            async with other.consume("q") as others:
+                again = await anext(others)
+                assert (again.attempts, again.deliveries) == (0, 1)
+                await again.settle("ack")
+            line.down = False
 
 
 async def test_leases_are_prolonged_while_in_hand(broker: Broker) -> None:

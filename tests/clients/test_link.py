@@ -190,3 +190,15 @@ async def test_no_greeting_is_no_connection(peer: Peer) -> None:
     peer.greeting = []
     with pytest.raises(ConnectionLost, match="no broker at"):
         await client(peer.url, timeout=0.05).open()
+
+
+async def test_a_reader_let_go_by_a_stopping_broker_goes_on_with_the_next(peer: Peer) -> None:
+    peer.answers[wire.ATTACH] = lambda frame: wire.pack((wire.ATTACHED, frame[1], {}))
+    async with client(peer.url) as b, b.consume("q") as messages:
+        waiting = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0)
+        peer.say(wire.DETACHED, 1, "shutting_down", "soon")
+        peer.say(wire.ERROR, None, "shutting_down", "soon")
+        await until(lambda: len(peer.of(wire.ATTACH)) == 2)
+        peer.say(wire.DELIVER, 1, 1, [[5, "t", 7, None, b"fine"]])
+        (await waiting).ack()

@@ -41,7 +41,6 @@ class Consumer:
         self.lease = 0.0
         self._loop = asyncio.get_running_loop()
         self._takers = Line()
-        self._woken = False
         self._settled = Line()
         self._leaving = False
         self._extension: asyncio.TimerHandle | None = None
