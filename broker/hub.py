@@ -15,6 +15,7 @@ from broker.auth.principal import Principal, Verb, authorize
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta
 from broker.core.position import Start
+from broker.core.spec import revealed
 from broker.core.subscription import Consumer, Kind, Spec
 from broker.core.topic import check_filter, check_topic
 from broker.engine.base import (
@@ -236,15 +237,26 @@ class Hub:
     # Subscriptions
 
     async def put_subscription(self, principal: Principal, spec: Spec) -> bool:
-        """Create or change a subscription; True when created. Raises what the engine and the connectors refuse."""
+        """Create or change a subscription; True when created. A secret that is hidden as it was shown stays as it is.
+        Raises what the engine and the connectors refuse."""
         self.authorize(principal, Verb.MANAGE, spec.name)
         for text in spec.topics:
             self.authorize(principal, Verb.CONSUME, text)
+        spec = self._revealed(spec)
         for check in self.checks:
             check(spec)
         created = await self.engine.put_subscription(spec)
         self._tell_watchers()
         return created
+
+    def _revealed(self, spec: Spec) -> Spec:
+        if not spec.sink:
+            return spec
+        try:
+            before = self.engine.subscription(spec.name).spec
+        except BrokerError:
+            before = None
+        return revealed(spec, before)
 
     async def delete_subscription(self, principal: Principal, name: str) -> None:
         """Raises UNKNOWN_SUBSCRIPTION."""

@@ -13,6 +13,7 @@ from broker.core.retry import RetryPolicy
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.core.topic import check_filter
 
+HIDDEN = "***"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FLAGS = ("ordered", "fair", "single_active")
 _COUNTS = ("max_messages", "max_bytes", "max_deliveries")
@@ -110,6 +111,38 @@ def spec_values(spec: Spec) -> dict[str, Any]:
     }
     values["overflow"] = spec.overflow.value
     return values | {name: getattr(spec, name) for name in (*_FLAGS, *_COUNTS)}
+
+
+def shown_values(spec: Spec) -> dict[str, Any]:
+    """The same for people to look at: what signs a webhook or lets it in (headers) is HIDDEN."""
+    values = spec_values(spec)
+    if spec.sink:
+        values["webhook"] = {name: _hidden(name, value) for name, value in spec.sink.items()}
+    return values
+
+
+def _hidden(name: str, value: Any) -> Any:
+    if name == "headers" and isinstance(value, Mapping):
+        return dict.fromkeys(value, HIDDEN)
+    return HIDDEN if name == "secret" and value is not None else value
+
+
+def revealed(spec: Spec, before: Spec | None) -> Spec:
+    """What was shown may be sent back: HIDDEN stands for what `before` has there. Raises BAD_OPTION if it has none."""
+    known = (before.sink if before is not None else None) or {}
+    sink = {name: _revealed(f"webhook.{name}", value, known.get(name)) for name, value in (spec.sink or {}).items()}
+    return replace(spec, sink=sink or None)
+
+
+def _revealed(name: str, value: Any, known: Any) -> Any:
+    if isinstance(value, Mapping):
+        there = known if isinstance(known, Mapping) else {}
+        return {key: _revealed(f"{name}.{key}", inner, there.get(key)) for key, inner in value.items()}
+    if value != HIDDEN:
+        return value
+    if known is None:
+        raise BrokerError(Code.BAD_OPTION, f"{name}: {HIDDEN} stands for the one that is set, and none is; write it")
+    return known
 
 
 def _flag(options: Mapping[str, Any], name: str) -> bool:

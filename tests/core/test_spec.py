@@ -10,7 +10,7 @@ from broker.core.duration import format_duration
 from broker.core.errors import BrokerError, Code
 from broker.core.position import EARLIEST, LATEST
 from broker.core.retry import RetryPolicy
-from broker.core.spec import check_name, parse_retry, parse_spec, spec_values
+from broker.core.spec import check_name, parse_retry, parse_spec, revealed, shown_values, spec_values
 from broker.core.subscription import Kind, Overflow, Spec
 
 TOPICS = {"topics": ["a/#"]}
@@ -153,3 +153,15 @@ def test_bad_names(name: object) -> None:
 
 def test_a_schedule_with_its_own_number_of_attempts_keeps_it() -> None:
     assert parse_retry({"schedule": [1, 2], "max_attempts": 9}).max_attempts == 9
+
+
+def test_what_is_shown_holds_no_secret_and_is_the_same_when_sent_back() -> None:
+    sink = {"url": "https://a.example/", "secret": ["one", "two"], "headers": {"Cookie": "three"}, "timeout": "1s"}
+    spec = parse_spec("q", TOPICS | {"webhook": sink})
+    shown = shown_values(spec)
+    assert shown["webhook"] == {**sink, "secret": "***", "headers": {"Cookie": "***"}}
+    assert revealed(parse_spec("q", shown), spec) == spec
+    with pytest.raises(BrokerError, match=r"webhook\.secret"):
+        revealed(parse_spec("q", shown), None)
+    plain = parse_spec("q", TOPICS)
+    assert revealed(plain, spec) == plain

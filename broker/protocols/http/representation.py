@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.core.message import Message, Row
-from broker.core.spec import spec_values
+from broker.core.spec import shown_values
 from broker.engine.base import SubscriptionInfo
 from broker.hub import Published
 
@@ -118,8 +118,8 @@ def _receipt_without_offset(published: Published) -> bytes:
 
 
 def subscription_values(info: SubscriptionInfo) -> dict[str, Any]:
-    """Name, settings as they were written, and counts."""
-    values = {"name": info.spec.name} | spec_values(info.spec) | {name: getattr(info, name) for name in COUNTS}
+    """Name, settings as they were written but for secrets, and counts."""
+    values = {"name": info.spec.name} | shown_values(info.spec) | {name: getattr(info, name) for name in COUNTS}
     if info.oldest_at is not None:
         values["oldest_at"] = moment(info.oldest_at)
     return values

@@ -7,7 +7,7 @@ from typing import Any
 from broker.auth.principal import Principal, Verb
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
-from broker.core.spec import parse_spec, spec_values
+from broker.core.spec import parse_spec, shown_values
 from broker.engine.base import SubscriptionInfo
 from broker.hub import Hub
 
@@ -129,9 +129,9 @@ class Requests:
 
 
 def described(info: SubscriptionInfo) -> dict[str, Any]:
-    """A subscription's settings and counts as plain values."""
+    """A subscription's settings, but for secrets, and counts as plain values."""
     counts = {name: getattr(info, name) for name in SubscriptionInfo.__dataclass_fields__ if name != "spec"}
-    return {"name": info.spec.name, **spec_values(info.spec), **counts}
+    return {"name": info.spec.name, **shown_values(info.spec), **counts}
 
 
 def _name(arguments: Arguments) -> str:

@@ -69,6 +69,23 @@ async def test_what_a_connector_refuses_is_told(door: Door) -> None:
     assert "no such scheme" in answer.json["detail"]
 
 
+async def test_secrets_of_webhooks_are_not_shown_and_survive_a_round_trip(door: Door) -> None:
+    webhook = {"url": "https://a.example/", "secret": "whsec_c2VjcmV0", "headers": {"Authorization": "Bearer abc"}}
+    await door.queue("q", ["a"], webhook=webhook)
+    shown = await door.info("q")
+    assert shown["webhook"] == {"url": "https://a.example/", "secret": "***", "headers": {"Authorization": "***"}}
+    listed = await door("GET", "/v1/subscriptions")
+    assert b"c2VjcmV0" not in listed.body + (await door("PUT", "/v1/subscriptions/q", shown)).body
+    assert door.engine.subscription("q").spec.sink == webhook
+    changed = shown | {"webhook": {"url": "https://b.example/", "secret": "***", "headers": {"X-Key": "1"}}}
+    assert (await door("PUT", "/v1/subscriptions/q", changed)).status == 200
+    kept = {**webhook, "url": "https://b.example/", "headers": {"X-Key": "1"}}
+    assert door.engine.subscription("q").spec.sink == kept
+    refused = await door("PUT", "/v1/subscriptions/new", {"topics": ["a"], "webhook": shown["webhook"]})
+    assert (refused.status, refused.code) == (400, "bad_option")
+    assert "webhook.secret" in refused.json["detail"]
+
+
 async def test_where_there_are_no_webhooks_there_is_no_secret(door: Door) -> None:
     await door.queue("q", ["a"])
     answer = await door("GET", "/v1/subscriptions/q/secret")
