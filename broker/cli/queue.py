@@ -3,6 +3,7 @@
 What cannot be undone says how many messages it touches and asks first.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Queues: list, look into, pause, pu
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The queue's name.")]
 COLUMNS = ("name", "kind", "topics", "ready", "leased", "delayed", "consumers", "dead_letters", "paused")
-REDRIVE_STEP = 500
+DEAD_STEP = 500
 """Dead letters per request, so that progress can be told."""
 
 
@@ -84,8 +85,15 @@ def resume(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
 
 
 @app.command()
-def purge(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
+def purge(
+    name: NameArgument,
+    dead: Annotated[bool, typer.Option("--dead", help="Delete its dead letters instead.")] = False,
+    yes: YesOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
     """Settle everything that waits and is not leased; nobody will be given it."""
+    if dead:
+        return _purge_dead(name, yes, url)
     with Api(url) as api:
         waiting = _waiting(api.get(name_path("subscriptions", name)))
         if not waiting:
@@ -93,6 +101,17 @@ def purge(name: NameArgument, yes: YesOption = False, url: UrlOption = DEFAULT_U
         confirm(f"Purge {waiting:,} waiting messages of queue {name}?", yes)
         count = api.post(name_path("queues", name, "purge"))["count"]
     return remark(f"{count:,} messages purged from {name}")
+
+
+def _purge_dead(name: str, yes: bool, url: str) -> None:
+    with Api(url) as api:
+        total = _dead(api, name)
+        if not total:
+            return remark(f"{name} has no dead letters.")
+        confirm(f"Delete {total:,} dead letters of queue {name}?", yes)
+        with progress(f"purging dead letters of {name}", total) as advance:
+            done = _in_steps(api, name_path("queues", name, "purge-dead"), total, advance)
+    return remark(f"{done:,} dead letters of {name} deleted")
 
 
 def _waiting(info: dict[str, Any]) -> int:
@@ -114,16 +133,20 @@ def redrive(
 def _redrive(api: Api, name: str, limit: int | None) -> int:
     dead = _dead(api, name)
     total = dead if limit is None else min(limit, dead)
-    done = 0
     with progress(f"redriving {name}", total) as advance:
-        # At least once, so that a name that is no queue is refused. What dies again meanwhile is not chased.
-        while True:
-            step = max(1, min(REDRIVE_STEP, total - done))
-            count: int = api.post(name_path("queues", name, "redrive"), limit=step)["count"]
-            done += count
-            advance(count)
-            if count < step or done >= total:
-                return done
+        return _in_steps(api, name_path("queues", name, "redrive"), total, advance)
+
+
+def _in_steps(api: Api, path: str, total: int, advance: Callable[[int], None]) -> int:
+    """At least once, so that a name that is no queue is refused. What dies again meanwhile is not chased."""
+    done = 0
+    while True:
+        step = max(1, min(DEAD_STEP, total - done))
+        count: int = api.post(path, limit=step)["count"]
+        done += count
+        advance(count)
+        if count < step or done >= total:
+            return done
 
 
 def _dead(api: Api, name: str) -> int:

@@ -273,6 +273,9 @@ class Engine(Protocol):
     async def redrive(self, name: str, limit: int) -> int:
         """Put up to `limit` dead letters of this queue back into it alone, oldest first; returns how many."""
 
+    async def purge_dead(self, name: str, limit: int) -> int:
+        """Delete up to `limit` dead letters of this queue for good, oldest first; returns how many."""
+
     async def read(self, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20) -> Page:
         """Replay: matching messages in order of offset, at most `limit` and about `max_bytes`."""
 

@@ -197,6 +197,18 @@ def test_dead_letters_are_put_back(run: Run, api: Api) -> None:
     assert json.loads(run("queue", "info", "mortal", "-o", "json")[1])["ready"] == 7
 
 
+def test_dead_letters_are_deleted(run: Run, api: Api) -> None:
+    run("queue", "create", "buried", "-t", "buried")
+    run("pub", "buried", "x", "-n", "3")
+    taken = api.post(name_path("queues", "buried", "receive"), max=2, wait="2s")["messages"]
+    settles = [{"receipt": message["receipt"], "outcome": "reject"} for message in taken]
+    api.post(name_path("queues", "buried", "settle"), settles)
+    assert run("queue", "purge", "buried", "--dead", "--yes")[2] == "2 dead letters of buried deleted\n"
+    assert run("queue", "purge", "buried", "--dead", "--yes")[2] == "buried has no dead letters.\n"
+    info = json.loads(run("queue", "info", "buried", "-o", "json")[1])
+    assert (info["ready"], info["dead_letters"]) == (1, 0)
+
+
 def test_a_receiver_can_learn_the_secret_of_its_webhooks(run: Run) -> None:
     asked: list[tuple[dict[str, str], bytes]] = []
 

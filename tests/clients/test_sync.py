@@ -92,7 +92,7 @@ def test_management(postroom: Client) -> None:
     postroom.resume("sync-m")
     postroom.publish("sync-m", b"x")
     assert [m.body for m in postroom.peek("sync-m")] == [b"x"]
-    assert postroom.redrive("sync-m") == 0
+    assert postroom.redrive("sync-m") == postroom.purge_dead("sync-m") == 0
     postroom.publish("sync-m", b"", delay=3600, id="sync-later")
     assert [s["topic"] for s in postroom.scheduled()] == ["sync-m"]
     assert postroom.cancel(postroom.scheduled()[0]["id"])

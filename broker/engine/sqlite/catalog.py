@@ -4,7 +4,7 @@ What one of them does with messages stands in `handles` and `streams`. Floor 2.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.errors import BrokerError, Code
@@ -295,21 +295,35 @@ class Catalog:
 
     async def redrive(self, name: str, limit: int) -> int:
         """Move dead letters back, oldest first, in pieces of one transaction each; returns how many."""
+        return await self._take_dead(name, limit, _back_into(name))
+
+    async def purge_dead(self, name: str, limit: int) -> int:
+        """Delete dead letters, in the same way."""
+        return await self._take_dead(name, limit, lambda _unit, _rows: None)
+
+    async def _take_dead(self, name: str, limit: int, put: Callable[[InternalUnit, list[Row]], None]) -> int:
         self.queue(name)
-        moved = 0
-        while moved < limit:
-            page = await self._engine.replay.read([f"$dead/{name}"], 0, min(limit - moved, MAX_REDRIVE))
+        taken = 0
+        while taken < limit:
+            page = await self._engine.replay.read([f"$dead/{name}"], 0, min(limit - taken, MAX_REDRIVE))
             if not page.rows:
                 break
             unit = InternalUnit()
-            for _, _, _, packed, body in page.rows:
-                meta = unpack_meta(packed)
-                meta.pop("source", None)
-                unit.publishes.append((f"$redrive/{name}", pack_meta(meta), body))
-                unit.size += len(body)
+            put(unit, page.rows)
             await remove(self._engine, [row[0] for row in page.rows], f"$dead/{name}", unit)
-            moved += len(page.rows)
-        return moved
+            taken += len(page.rows)
+        return taken
+
+
+def _back_into(name: str) -> Callable[[InternalUnit, list[Row]], None]:
+    def put(unit: InternalUnit, rows: list[Row]) -> None:
+        for _, _, _, packed, body in rows:
+            meta = unpack_meta(packed)
+            meta.pop("source", None)
+            unit.publishes.append((f"$redrive/{name}", pack_meta(meta), body))
+            unit.size += len(body)
+
+    return put
 
 
 def private(spec: Spec) -> tuple[str, ...]:

@@ -348,6 +348,10 @@ class SqliteEngine:
         """Put dead letters back into their queue alone."""
         return await self.catalog.redrive(name, limit)
 
+    async def purge_dead(self, name: str, limit: int) -> int:
+        """Delete dead letters."""
+        return await self.catalog.purge_dead(name, limit)
+
     # Keys, schedule, numbers
 
     async def get(self, key: str) -> tuple[bytes, int] | None:

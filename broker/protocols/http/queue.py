@@ -41,6 +41,7 @@ class QueueRoutes:
             Route("POST", f"{path}pause", self.pause, "pause"),
             Route("POST", f"{path}resume", self.resume, "resume"),
             Route("POST", f"{path}purge", self.purge, "purge"),
+            Route("POST", f"{path}purge-dead", self.purge_dead, "purge_dead"),
             Route("POST", f"{path}redrive", self.redrive, "redrive"),
         ]
 
@@ -127,6 +128,11 @@ class QueueRoutes:
     async def purge(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Settles all that is outstanding and not leased; answers how many."""
         return await self._manage(request, name, lambda: self._hub.engine.purge(name))
+
+    async def purge_dead(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        """Deletes up to `limit` dead letters; answers how many."""
+        limit = _limit(request, 1_000, self._hub.limits.max_batch)
+        return await self._manage(request, name, lambda: self._hub.engine.purge_dead(name, limit))
 
     async def redrive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Puts up to `limit` dead letters back; answers how many."""

@@ -31,6 +31,7 @@ class Requests:
             "queue.peek": self._peek,
             "queue.purge": self._purge,
             "queue.redrive": self._redrive,
+            "queue.purge_dead": self._purge_dead,
             "read": self._read,
             "topic.list": self._topics,
             "schedule.list": self._schedule,
@@ -81,6 +82,9 @@ class Requests:
 
     async def _redrive(self, arguments: Arguments) -> Any:
         return {"count": await self._hub.engine.redrive(self._queue(arguments), _limit(arguments))}
+
+    async def _purge_dead(self, arguments: Arguments) -> Any:
+        return {"count": await self._hub.engine.purge_dead(self._queue(arguments), _limit(arguments))}
 
     def _queue(self, arguments: Arguments, verb: Verb = Verb.MANAGE) -> str:
         return self._hub.queue(self._principal, _name(arguments), verb).spec.name

@@ -64,6 +64,10 @@ class Administration:
         """Put up to `limit` dead letters of this queue back into it, oldest first; how many."""
         return int((await self._ask("queue.redrive", name=name, limit=limit))["count"])
 
+    async def purge_dead(self, name: str, limit: int = 10_000) -> int:
+        """Delete up to `limit` dead letters of this queue for good, oldest first; how many."""
+        return int((await self._ask("queue.purge_dead", name=name, limit=limit))["count"])
+
     async def read(
         self,
         topics: Iterable[str] | str,

@@ -8,7 +8,7 @@ from postroom_client import wire
 from postroom_client.errors import ConnectionLost, PostroomError
 from postroom_client.waiting import reject, reject_all, resolve
 
-UNREPEATABLE = frozenset(("subscription.delete", "queue.purge", "queue.redrive", "schedule.cancel"))
+UNREPEATABLE = frozenset(("subscription.delete", "queue.purge", "queue.redrive", "queue.purge_dead", "schedule.cancel"))
 """Verbs that are not sent again over a new connection: done twice they would answer wrongly."""
 
 Ask = Callable[[int], tuple[Any, ...]]

@@ -155,6 +155,10 @@ class Client:
         """Put dead letters back; how many."""
         return self._wait(self._client.redrive(name, limit))
 
+    def purge_dead(self, name: str, limit: int = 10_000) -> int:
+        """See `Client.purge_dead`."""
+        return self._wait(self._client.purge_dead(name, limit))
+
     def read(self, topics: Iterable[str] | str, from_: str | int = "earliest", limit: int = 1000) -> Page:
         """A piece of the log."""
         return self._wait(self._client.read(topics, from_, limit))

@@ -465,11 +465,28 @@ class TestFailures:
         assert [entry["error"] for entry in message.history] == ["first", "second"]
         assert message.topic == "jobs"
 
+    async def test_purged_dead_letters_are_gone_for_good_and_nobodys_else(self, world: World) -> None:
+        worker = await world.queue("jobs", messages=100)
+        await world.publish("jobs", "1", "2", "3", "4")
+        worker.settle(REJECT, await worker.take(3), error="no")
+        await world.quiet()
+        assert await world.engine.purge_dead("q", 2) == 2
+        await world.crash()
+        assert [row[4] for row in (await world.read("$dead/q")).rows] == [b"3"]
+        assert await world.engine.purge_dead("q", 100) == 1
+        assert await world.engine.purge_dead("q", 100) == 0
+        assert world.info().dead_letters == 0
+        assert await world.attach("q").bodies(1) == ["4"]
+        assert len((await world.read("jobs")).rows) == 4
+
     async def test_redriving_a_stream_or_nobody_is_refused(self, world: World) -> None:
         await world.subscribe("s", "jobs", kind="stream")
         for name, code in (("s", Code.WRONG_KIND), ("nobody", Code.UNKNOWN_SUBSCRIPTION)):
             with pytest.raises(BrokerError) as refusal:
                 await world.engine.redrive(name, 1)
+            assert refusal.value.code is code
+            with pytest.raises(BrokerError) as refusal:
+                await world.engine.purge_dead(name, 1)
             assert refusal.value.code is code
 
     async def test_a_message_that_kills_its_workers_ends_in_dead_letters(self, world: World) -> None:

@@ -376,7 +376,7 @@ async def test_receive_refuses_what_it_does_not_understand(door: Door, query: st
     assert (answer.status, answer.code) == (400, code)
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "pause", "resume", "purge", "redrive", "peek"])
+@pytest.mark.parametrize("verb", ["receive", "settle", "pause", "resume", "purge", "purge-dead", "redrive", "peek"])
 async def test_only_queues_are_worked(door: Door, verb: str) -> None:
     method = "GET" if verb == "peek" else "POST"
     missing = await door(method, f"/v1/queues/none/{verb}", [])
