@@ -50,6 +50,8 @@ FIRST_REST, LONGEST_REST = 1.0, 30.0
 """Seconds before a task that failed is started again."""
 RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
+CLOSING = 30.0
+"""Seconds that the service manager is asked for beside the grace, to commit what waits and close the log."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which one Python thread yields to another: the writer must not wait 5 ms for the loop."""
 DOORS = ("native", "http")
@@ -178,15 +180,17 @@ class Daemon:
         if self._stopped:
             return
         self._stopped = True
-        self._notifier.stopping("draining")
+        grace = self.config.grace / 1000
+        self._notifier.stopping("draining", grace + CLOSING)
         log.info("draining", extra={"grace_ms": self.config.grace})
-        await self._drain()
+        # Nothing new begins: no reload, and no file (what is in hand is carried on by the next start).
+        await self._end_tasks("reload", *(f"drop {feed}" for feed in self._drops))
+        await self._drain(grace)
         await self._stack.aclose()
         log.info("stopped")
 
-    async def _drain(self) -> None:
+    async def _drain(self, grace: float) -> None:
         """Let everybody finish what is in hand, for as long as the grace lasts and nobody hurries us."""
-        grace = self.config.grace / 1000
         self._native.drain()
         work = [
             asyncio.create_task(self._http.stop(grace), name="drain http"),
@@ -201,9 +205,12 @@ class Daemon:
         await _cancelled(drained, hurry, *work)
 
     async def _until_settled(self) -> None:
-        """Until no message is in a worker's hand and no unit waits for the disk."""
+        """Until no message is in a worker's hand and no unit waits for the disk, or nothing can be settled any more."""
         while True:
-            if not self.engine.stats().pending_units and not any(i.leased for i in self.engine.subscriptions()):
+            stats = self.engine.stats()
+            if stats.state == "failed":
+                return
+            if not stats.pending_units and not any(i.leased for i in self.engine.subscriptions()):
                 return
             await asyncio.sleep(DRAIN_LOOK)
 
@@ -229,8 +236,8 @@ class Daemon:
         self._tasks[name] = asyncio.create_task(_kept(name, run), name=name)
 
     async def _end_tasks(self, *names: str) -> None:
-        """Cancel these tasks, or all, and wait for their ends."""
-        await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks)))
+        """Cancel these tasks as far as they are there, or all, and wait for their ends."""
+        await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks) if name in self._tasks))
 
     async def _watch_state(self) -> None:
         """Say when the engine stops taking messages, and when it takes them again."""
@@ -350,10 +357,11 @@ class Daemon:
         if "log" in changed or new.secrets != old.secrets:
             configure_logging(new.log, new.secrets)
         if "webhooks" in changed:
-            self.hub.checks.remove(self._webhooks.check)
-            self.hub.watchers.remove(self._webhooks.sync)
-            await self._webhooks.drain(old.grace / 1000)
+            before = self._webhooks
+            await before.drain(old.grace / 1000)
             await self._end_tasks("webhooks")
+            self.hub.checks.remove(before.check)  # only now: a webhook is never made unchecked
+            self.hub.watchers.remove(before.sync)
             self._start_webhooks()
         if "drop" in changed:
             for options in (o for o in old.drop if o not in new.drop):
@@ -443,7 +451,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with suppress(OSError):  # nobody reads on; that is no reason to stop
+        print(line, flush=True)
 
 
 def _refuse(text: str) -> int:

@@ -119,6 +119,15 @@ def test_a_problem_is_told_by_its_key_and_with_the_mend(tmp_path: Path, text: st
     assert told.startswith(problem)
 
 
+def test_one_folder_under_two_names_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "in")
+    file = tmp_path / "postroom.toml"
+    file.write_text("".join(f'[[drop]]\npath = "{tmp_path / name}"\ntopic = "a"\n' for name in ("in", "alias")))
+    with pytest.raises(ConfigError, match=r"drop\[1\]\.path"):
+        load_config(file, {})
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     told = problems(tmp_path, '[limits]\nmax_bodi = 5\n[log]\nlevel = "lout"\nfile = "${env:NOPE}"', {})
     assert [text.partition(":")[0] for text in told] == ["log.file", "limits.max_bodi", "log.level", "log.file"]

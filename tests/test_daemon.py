@@ -247,6 +247,23 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
     assert daemon.config.native.port == 0
 
 
+async def test_while_webhooks_change_they_are_checked(
+    started: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await started(config(tmp_path), read=lambda: config(tmp_path, webhooks={"timeout": "3s"}))
+    drain, checks = daemon._webhooks.drain, []
+
+    async def noted(grace: float) -> None:
+        checks.append(list(daemon.hub.checks))
+        await drain(grace)
+
+    monkeypatch.setattr(daemon._webhooks, "drain", noted)
+    before = daemon._webhooks.check
+    await daemon.reload()
+    assert checks == [[before]]
+    assert daemon.hub.checks == [daemon._webhooks.check] != [before]
+
+
 async def test_changed_retention_holds_at_once(started: Make, tmp_path: Path) -> None:
     daemon = await started(config(tmp_path), read=lambda: config(tmp_path, topics={"a/#": {"count": 5}}))
     await daemon.hub.publish(BROKER, [Outgoing("a/1", b"x")] * 12)
@@ -297,6 +314,26 @@ async def test_a_second_signal_ends_the_drain(started: Make, tmp_path: Path) -> 
     assert worker.gone
     again = await started(config(tmp_path, **WORK))
     assert [row[4] for row in await again.engine.peek("work", 10)] == [b"x"]
+
+
+async def test_while_it_drains_nothing_new_begins(started: Make, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    drop = {"path": tmp_path / "in", "topic": "a", "name": "in"}
+    daemon = await started(config(tmp_path, **WORK, drop=[drop]))
+    _, attachment = await leased(daemon, "work")
+    stopping = asyncio.create_task(daemon.stop())
+    await until(lambda: daemon._native._servers and not daemon._native._servers[0].is_serving())
+    assert {"reload", "drop in"}.isdisjoint(daemon._tasks)
+    assert not stopping.done()
+    attachment.detach()
+    await asyncio.wait_for(stopping, WITHIN)
+
+
+async def test_a_broker_whose_disk_failed_does_not_wait_for_settles(started: Make, tmp_path: Path) -> None:
+    daemon = await started(config(tmp_path, **WORK, grace=3_600))
+    await leased(daemon, "work")
+    daemon.engine.fail(OSError("the disk is gone"))
+    await asyncio.wait_for(daemon.stop(), WITHIN)
 
 
 async def test_when_the_grace_is_over_the_drain_is(started: Make, tmp_path: Path) -> None:
@@ -361,7 +398,7 @@ async def test_the_service_manager_hears_of_the_whole_life(started: Make, tmp_pa
     await daemon.reload()
     assert [lines[0] for lines in manager.hear()] == ["RELOADING=1", "READY=1"]
     await daemon.stop()
-    assert manager.hear() == [["STOPPING=1", "STATUS=draining"]]
+    assert manager.hear() == [["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=35000000"]]
     manager.socket.close()
 
 

@@ -186,7 +186,7 @@ def _check_drops(config: Config) -> list[Problem]:
     paths: dict[Path, int] = {}
     names: dict[str, int] = {}
     for i, drop in enumerate(config.drop):
-        first = paths.setdefault(drop.path.absolute(), i)
+        first = paths.setdefault(drop.path.resolve(), i)  # two on one folder would publish each file twice
         if first != i:
             problems.append(Problem(f"drop[{i}].path", f"{drop.path} is drop[{first}]'s; give each its own folder"))
         elif names.setdefault(drop.feed, i) != i:

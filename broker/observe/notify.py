@@ -29,8 +29,7 @@ class Notifier:
 
     def starting(self, status: str, extend_seconds: float | None = None) -> None:
         """Not ready yet; with `extend_seconds` start-up may take so much longer (recovery of a big log)."""
-        extend = () if extend_seconds is None else (f"EXTEND_TIMEOUT_USEC={int(extend_seconds * 1e6)}",)
-        self._send(f"STATUS={status}", *extend)
+        self._send(f"STATUS={status}", *(() if extend_seconds is None else (_extend(extend_seconds),)))
 
     def ready(self, status: str) -> None:
         """Recovered, and every listener takes connections. Also ends a reload."""
@@ -48,9 +47,9 @@ class Notifier:
         """The configuration is being read again; `ready` ends it. The time is the monotonic clock's, in µs."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
 
-    def stopping(self, status: str) -> None:
-        """Draining."""
-        self._send("STOPPING=1", f"STATUS={status}")
+    def stopping(self, status: str, extend_seconds: float) -> None:
+        """Draining; it may take so long from now, also where the unit grants less."""
+        self._send("STOPPING=1", f"STATUS={status}", _extend(extend_seconds))
 
     def _send(self, *lines: str) -> None:
         if not self._address:
@@ -62,6 +61,10 @@ class Notifier:
             if not self._complained:
                 self._complained = True
                 log.warning("the service manager does not hear us", extra={"error": str(error)})
+
+
+def _extend(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}"
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

@@ -25,14 +25,14 @@ def test_what_is_said_in_the_life_of_a_daemon(manager: socket.socket) -> None:
     notifier.alive()
     notifier.reloading()
     notifier.status("two\nlines")
-    notifier.stopping("draining")
+    notifier.stopping("draining", 40)
     assert [manager.recv(4096).decode().split("\n") for _ in range(6)] == [
         ["STATUS=recovering", "EXTEND_TIMEOUT_USEC=1500000"],
         ["READY=1", "STATUS=2 listeners", f"MAINPID={os.getpid()}"],
         ["WATCHDOG=1"],
         ["RELOADING=1", "MONOTONIC_USEC=5000"],
         ["STATUS=two lines"],
-        ["STOPPING=1", "STATUS=draining"],
+        ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=40000000"],
     ]
 
 
