@@ -1,89 +1,41 @@
 """The n-th step of SQL fails, for every n: nobody is answered, the engine says why and serves no one, and a restart has
 everything that was confirmed. `before`: the step does not take place; `after`: it does, and nobody can know."""
 
-import asyncio
-import contextlib
 import shutil
-import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 
-from broker.core.errors import BrokerError, Code
-from broker.core.retention import Policies
-from broker.engine.base import Unit
-from broker.engine.sqlite.engine import SqliteEngine
-from broker.engine.sqlite.options import SqliteOptions
-from tests.engine.world import Clock, World
-from tests.faults.course import Course, judge, policies
+from broker.core.errors import BrokerError
+from tests.engine.world import World
+from tests.faults.course import policies
 from tests.faults.faulty import REASON, Faults, When, faulty_connections
-
-
-def make(folder: Path, clock: Clock, policies: Policies) -> SqliteEngine:
-    options = SqliteOptions(disk_free_limit=0, ballast=0)
-    clocks = {"wall": clock.wall, "monotonic": clock.monotonic, "chance": clock.chance}
-    return SqliteEngine(folder, options, policies, ticking=False, **clocks)
-
-
-async def run(folder: Path, faults: Faults) -> Course:
-    """The course on a new folder, with faults from the start of it on; then stopped, as far as that goes."""
-    with faulty_connections(faults):
-        world = World(folder, make, policies())
-        await world.start()
-        course = Course(world)
-        faults.armed = True
-        # A write is refused with STORAGE_FAILED; a read fails as it does.
-        with contextlib.suppress(BrokerError, sqlite3.Error):
-            async with asyncio.timeout(10):
-                await course.run()
-        return course
+from tests.faults.law import check_law, check_restart, make, run, started, stop
 
 
 async def check_fault(folder: Path, faults: Faults) -> None:
-    course = await run(folder, faults)
+    with faulty_connections(faults):
+        course = await started(folder)
+    faults.armed = True
+    await run(course)
     try:
         if faults.hit:
-            await check_law(course, faults)
+            await check_law(course, REASON, passed=faults.passing)
     finally:
-        async with asyncio.timeout(10):
-            await course.world.engine.stop()
+        await stop(course)
     assert faults.hit, "the course is shorter than it was"
-    await check_restart(course, faults)
-
-
-async def check_restart(course: Course, faults: Faults) -> None:
-    faults.armed = False
-    await course.world.start()
-    try:
-        await judge(course, course.world, certain=faults.when == "before")
-    finally:
-        await course.world.engine.stop()
-
-
-async def check_law(course: Course, faults: Faults) -> None:
-    """Failed, it says why and takes nothing; if it goes on (a read failed, and passed), it is well."""
-    engine = course.world.engine
-    stats = engine.stats()
-    assert not course.answers.waiting, "a unit was never answered"
-    if stats.state == "failed":
-        assert REASON in stats.reason
-        with pytest.raises(BrokerError, match="a fault on purpose") as refused:
-            engine.commit(Unit())
-        assert refused.value.code is Code.STORAGE_FAILED
-        handed = [len(worker.rows) for worker in course.workers]
-        with contextlib.suppress(BrokerError, sqlite3.Error):
-            await engine.tick()
-        assert [len(worker.rows) for worker in course.workers] == handed, "served by a failed engine"
-    elif faults.passing:
-        await course.publish("jobs/8", "after all")
+    await check_restart(course, certain=faults.when == "before")
 
 
 async def length(folder: Path) -> int:
     """How many steps the course takes without a fault."""
-    faults = Faults()
-    course = await run(folder, faults)
-    await course.world.engine.stop()
+    faults = Faults(armed=True)
+    with faulty_connections(faults):
+        course = await started(folder)
+    faults.statements.clear()
+    await run(course)
+    await stop(course)
     assert len(course.answers.confirmed) >= 19
     assert not course.answers.refused
     return len(faults.statements)
@@ -116,9 +68,10 @@ async def steps(folder: Path, when: When, passing: bool, stride: int) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_step_of_the_start_fails(tmp_path: Path, when: When) -> None:
     """The start is refused, leaves nothing running, and can be tried again."""
-    course = await run(tmp_path / "whole", Faults())
+    course = await started(tmp_path / "whole")
+    await run(course)
     crashed = course.world.copy()
-    await course.world.engine.stop()
+    await stop(course)
     step = 0
     while True:
         step += 1
@@ -132,7 +85,7 @@ async def test_a_step_of_the_start_fails(tmp_path: Path, when: When) -> None:
             break
         assert REASON in str(refusal), f"step {step}: {faults.statements}"
         assert threads_end(), f"step {step}: {faults.statements}"
-        await check_restart(course, faults)
+        await check_restart(course, certain=True)
     assert step > 10
 
 
