@@ -28,6 +28,6 @@ BROKER = Principal("$broker")
 """The daemon's own connectors."""
 
 
-def authorize(principal: Principal, verb: Verb, resource: str) -> bool:
-    """May `principal` do `verb` on `resource` (a topic, filter or subscription name)? Unknown principals may nothing."""
+def authorize(principal: Principal, verb: Verb, resource: str) -> bool:  # noqa: ARG001  grants will ask for both
+    """May `principal` do `verb` on `resource` (a topic, filter or subscription name)? Unknown ones may nothing."""
     return principal in (LOCAL, BROKER)

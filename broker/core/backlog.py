@@ -1,4 +1,4 @@
-"""What waits in a queue: which message is ready, which waits behind another of its key, how big it all is, what expires.
+"""What waits in a queue: which message is ready, which waits behind another of its key, its size, what expires.
 
 The queue machine puts offsets in and takes them out; who holds what, and what a settle makes of it, it decides itself.
 Floor 0.

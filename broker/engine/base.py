@@ -96,7 +96,8 @@ class Unit:
     """What is committed together.
 
     `sender` groups units for fairness (a connection). `publisher`: its publisher's sequences, committed with it; when
-    the unit is refused, they are committed as refused. `size` is the bytes of all bodies and metas. `done` is called once, on the loop's thread.
+    the unit is refused, they are committed as refused. `size` is the bytes of all bodies and metas. `done` is called
+    once, on the loop's thread.
     """
 
     publishes: list[Draft] = field(default_factory=list)

@@ -270,7 +270,7 @@ class Catalog:
             dropped=counters.dropped,
         )
 
-    async def pause(self, name: str, paused: bool) -> None:  # noqa: FBT001
+    async def pause(self, name: str, paused: bool) -> None:
         """Stop or resume handing out."""
         handle = self.queue(name)
         unit = InternalUnit()

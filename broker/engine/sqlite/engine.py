@@ -332,7 +332,7 @@ class SqliteEngine:
         """One."""
         return self.catalog.info(name)
 
-    async def pause(self, name: str, paused: bool) -> None:  # noqa: FBT001
+    async def pause(self, name: str, paused: bool) -> None:
         """Stop or resume handing out."""
         await self.catalog.pause(name, paused)
 

@@ -32,7 +32,7 @@ class TopicNumbers(dict[str, int]):
         super().__init__()
         self.names: list[str] = [""]
         self.fresh: list[tuple[int, str]] = []
-        self.is_memory: Callable[[str], bool] = lambda name: False
+        self.is_memory: Callable[[str], bool] = lambda _: False
 
     def __missing__(self, name: str) -> int:
         if self.is_memory(name):

@@ -182,8 +182,7 @@ class Replay:
         """All rows from `first` to `last`."""
         tail = self._engine.log.tail
         if first >= tail.begin:
-            found = [row for batch in tail.after(first - 1) for row in batch if row[0] <= last]
-            return found
+            return [row for batch in tail.after(first - 1) for row in batch if row[0] <= last]
         return self._named(await self._engine.reader.run(lambda db: reading.read_range(db, first, last)))
 
     async def fetch(self, offsets: Sequence[int]) -> list[Row]:

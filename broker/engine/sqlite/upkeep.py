@@ -1,4 +1,4 @@
-"""What the engine does by time: leases and retries, the schedule, the disk, checkpoints, retention, old ids. Floor 2."""
+"""What the engine does by time: leases and retries, the schedule, the disk, checkpoints, retention, ids. Floor 2."""
 
 import asyncio
 import logging
