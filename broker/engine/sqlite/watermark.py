@@ -1,7 +1,7 @@
 """Noticing that the file was restored: then the log has another future, and positions of the old one do not count.
 
-Beside the database lies a small file that says how far this log has come; it is no part of a backup. When it is missing,
-or says more than the database knows, the database is an older copy: the log gets a new epoch. Floor 2.
+Beside the database lies a small file that says how far this log has come; it is no part of a backup. When it is
+missing, or says more than the database knows, the database is an older copy: the log gets a new epoch. Floor 2.
 """
 
 import os
