@@ -264,5 +264,4 @@ class Connection:
 
     def _goodbye(self, link: Link) -> None:
         self._flush()
-        self.readers.part()
         link.goodbye()

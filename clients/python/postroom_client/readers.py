@@ -177,12 +177,6 @@ class Readers:
         reject_all(self._attaching.values(), error)
         self.lost()
 
-    def part(self) -> None:
-        """The connection ends in order: what is in hand is given back rather than taken for lost with its worker."""
-        for number in list(self._ready):
-            self._send((wire.DETACH, number))
-        self._ready.clear()
-
     # A stopping broker
 
     def pause(self) -> None:
