@@ -20,12 +20,13 @@ class Lease:
 class Member:
     """A consumer as the machine sees it."""
 
-    __slots__ = ("consumer", "credit", "leased", "room", "started")
+    __slots__ = ("consumer", "credit", "leased", "room", "started", "wants")
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.credit = 0  # messages
         self.room = 0  # bytes
+        self.wants = 0  # bytes of the message that did not fit into them
         self.leased: dict[int, Lease] = {}
         self.started: set[int] = set()
 

@@ -152,7 +152,11 @@ class Queue:
 
     def _eager(self) -> list[Member]:
         members = self.members[:1] if self.spec.single_active else self.members
-        return [m for m in members if m.credit > 0 and m.room > 0]
+        return [m for m in members if m.credit > 0 and m.room > 0 and (m.room >= m.wants or not m.leased)]
+
+    def roomy(self, size: int) -> bool:
+        """Has every consumer that would be served room for so many bytes?"""
+        return all(member.room >= size for member in self._eager())
 
     def _hand_over(self, rows: Sequence[Row], now: float) -> list[Handout]:
         """The caught-up path: nothing waits, so rows in memory go straight to consumers, in equal shares."""
@@ -204,8 +208,10 @@ class Queue:
         """The rows of a pick were found and weigh so many bytes."""
         member.room -= size
 
-    def unpick(self, member: Member, offsets: Sequence[int]) -> None:
-        """These of a pick were not delivered after all; they are ready as before and the credit is whole."""
+    def unpick(self, member: Member, offsets: Sequence[int], wants: int = 0) -> None:
+        """These of a pick were not delivered after all; they are ready as before and the credit is whole. `wants`: the
+        bytes of the first of them, when the member has no room for it."""
+        member.wants = wants
         for offset in offsets:
             if member.leased.pop(offset, None) is not None:
                 member.credit += 1

@@ -314,6 +314,11 @@ class SqliteEngine:
         """The rows of these rising offsets that are still there."""
         return await self.replay.fetch(offsets)
 
+    async def fetch_within(self, offsets: Sequence[int], size: int) -> tuple[list[Row], int]:
+        """The rows of the first of these offsets (in any order) whose bodies take `size` bytes together, one at
+        least, and how many offsets that are; the rows rise."""
+        return await self.replay.fetch_within(offsets, size)
+
     # Subscriptions
 
     async def put_subscription(self, spec: Spec) -> bool:

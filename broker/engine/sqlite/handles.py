@@ -6,6 +6,7 @@ tells the writer that there is progress to persist. Floor 2.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -101,13 +102,37 @@ class QueueHandle:
         self.engine.spawn(self._load(missing))
 
     async def _load(self, handouts: list[Handout]) -> None:
+        """Read and deliver, one pick ahead: while one is delivered, the thread reads the next."""
+        left = deque(handouts)
         try:
-            for handout in handouts:
-                rows = await self.engine.fetch(sorted(handout.offsets))
-                self._found(handout, rows)
+            reading = self._read(left[0])
+            while left:
+                rows, count = await reading
+                handout = left.popleft()
+                if count < len(handout.offsets):  # too large together
+                    self.queue.unpick(handout.member, handout.offsets[count:])
+                elif not left:
+                    left.extend(self._pick_ahead(sum([len(row[4]) for row in rows])))
+                if left:
+                    reading = self._read(left[0])
+                del handout.offsets[count:]
+                leased = handout.member.leased  # some may have ended meanwhile
+                self._found(handout, [row for row in rows if row[0] in leased])
         finally:
             self.loading = False
+            for handout in left:  # the read failed: what was not delivered must not end as a failed attempt
+                self.queue.unpick(handout.member, handout.offsets)
         self.pump()
+
+    def _read(self, handout: Handout) -> "asyncio.Task[tuple[list[Row], int]]":
+        return asyncio.create_task(self.engine.fetch_within(handout.offsets, PICK_BYTES))
+
+    def _pick_ahead(self, size: int) -> list[Handout]:
+        """The next pick, if every consumer has room for this one of `size` bytes and another, so that nothing goes
+        back."""
+        if self.engine.failed or not self.queue.roomy(3 * size):
+            return []
+        return self.queue.pick(self.engine.monotonic(), self._piece)
 
     def _found(self, handout: Handout, rows: list[Row]) -> bool:
         """The rows of a pick: drop what is gone or expired, keep to the bytes granted, deliver; False when nothing
@@ -128,7 +153,7 @@ class QueueHandle:
         live = self._unexpired(member, rows)
         part, size = fitting(live, member.room, len(member.leased) <= len(live))
         if len(part) < len(live):
-            queue.unpick(member, [row[0] for row in live[len(part) :]])
+            queue.unpick(member, [row[0] for row in live[len(part) :]], len(live[len(part)][4]))
         queue.charge(member, size)
         if part:
             self._deliver(member, part, handout.lease, [row[0] for row in part])

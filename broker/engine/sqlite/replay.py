@@ -183,7 +183,8 @@ class Replay:
         tail = self._engine.log.tail
         if first >= tail.begin:
             return [row for batch in tail.after(first - 1) for row in batch if row[0] <= last]
-        return self._named(await self._engine.reader.run(lambda db: reading.read_range(db, first, last)))
+        names = self._engine.log.numbers.names
+        return await self._engine.reader.run(lambda db: reading.read_range(db, names, first, last))
 
     async def fetch(self, offsets: Sequence[int]) -> list[Row]:
         """The rows of these rising offsets that are still there."""
@@ -192,11 +193,15 @@ class Replay:
         found = self._engine.log.tail.find(offsets)
         if found is not None:
             return found
-        return self._named(await self._engine.reader.run(lambda db: reading.read_offsets(db, offsets)))
-
-    def _named(self, rows: list[reading.NumberedRow]) -> list[Row]:
         names = self._engine.log.numbers.names
-        return [(offset, names[number], at, meta, body) for offset, number, at, meta, body in rows]
+        return await self._engine.reader.run(lambda db: reading.read_offsets(db, names, offsets))
+
+    async def fetch_within(self, offsets: Sequence[int], size: int) -> tuple[list[Row], int]:
+        """As many of these offsets, from the first on, as have bodies of `size` bytes together, one at least: their
+        rows in order, and how many offsets that are."""
+
+        names = self._engine.log.numbers.names
+        return await self._engine.reader.run(lambda db: reading.read_within(db, names, offsets, size))
 
     async def page_headers(self, first: int, last: int) -> list[tuple[int, int, int, bytes | None, int]]:
         """(offset, topic number, at, meta, size of body) of a range."""
