@@ -22,7 +22,9 @@ SELECT count(*), min(topic), max(topic), min(length(body)), max(length(body)), s
        min(at), max(at)
 FROM message WHERE offset BETWEEN ? AND ?
 """
-_BODIES = "SELECT group_concat(CAST(body AS TEXT), '') FROM (SELECT body FROM message WHERE offset BETWEEN ? AND ? ORDER BY offset)"
+_BODIES = """
+SELECT group_concat(CAST(body AS TEXT), '') FROM (SELECT body FROM message WHERE offset BETWEEN ? AND ? ORDER BY offset)
+"""
 _ATS = "SELECT group_concat(at) FROM (SELECT at FROM message WHERE offset BETWEEN ? AND ? ORDER BY offset)"
 MAX_STEP = 64 << 20
 """Bytes of bodies that one step returns at most (or one message): SQLite refuses a result of a gigabyte."""
