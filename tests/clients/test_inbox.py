@@ -187,6 +187,18 @@ def test_on_a_connection_that_ends_nothing_more_begins(desk: Desk) -> None:
     assert desk.inbox.waiting == 1
 
 
+def test_a_delivery_that_crosses_the_late_ack_is_not_worked_again(desk: Desk) -> None:
+    desk.deliver(1)
+    message = desk.take()
+    desk.inbox.lost()
+    desk.inbox.opening(desk.now)
+    desk.inbox.ack(message)
+    assert desk.frames() == [(wire.SETTLE, 7, "ack", [1])]
+    desk.deliver(1)
+    assert desk.inbox.waiting == 0
+    assert desk.frames() == [(wire.SETTLE, 7, "ack", [1]), (wire.CREDIT, 7, 1, 2)]
+
+
 def test_a_lost_ack_is_given_again_instead_of_the_work(desk: Desk) -> None:
     desk.deliver(1, 2)
     desk.inbox.ack(desk.take())

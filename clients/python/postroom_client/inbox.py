@@ -149,6 +149,8 @@ class Inbox:
         """On the path of every message."""
         self.drop(message)
         self._acks.append(message.offset)
+        if message.tenure != self._tenure:  # its delivery on this connection may be under way
+            self._done.add(message.offset)
 
     def settle(self, message: Message, reason: Reason) -> None:
         """What is not a plain ack."""
