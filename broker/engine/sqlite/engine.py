@@ -95,6 +95,7 @@ class SqliteEngine:
         self.routes = Routes()
         self.taps = Routes()
         self.catalog = Catalog(self)
+        self.removing = asyncio.Lock()  # one at a time changes the directories of pages
         self.attachments: set[ReaderAttachment] = set()
         self.publishers: dict[str, tuple[int, list[Refused]]] = {}
         self.next_revision = 1

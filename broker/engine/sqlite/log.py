@@ -212,6 +212,8 @@ class Tail:
 
     def remove(self, offsets: Sequence[int]) -> None:
         """These rising offsets are no longer in the log."""
+        if offsets[-1] < self.begin:
+            return
         gone = set(offsets)
         kept: deque[tuple[list[Row], int]] = deque()
         for rows, size in self._batches:

@@ -29,6 +29,7 @@ class Pruning:
         self._engine = engine
         self._policies: dict[int, Policy] = {}
         self._read = engine.policies
+        self._page = 0  # where the search for old messages goes on
         self._compacted: dict[int, int] = {}  # topic -> messages when `latest` was last applied
 
     def _policy(self, number: int) -> Policy:
@@ -43,34 +44,39 @@ class Pruning:
     async def step(self) -> bool:
         """Remove up to BUDGET messages; True when there is more to do at once."""
         removed = 0
-        for number in await self._candidates():
+        candidates, page = await self._candidates()
+        for number in candidates:
             chosen = await self._surplus(number)
             while chosen and removed < BUDGET:
                 piece = chosen[:PIECE]
                 chosen -= piece
-                await remove(self._engine, list(piece), self._engine.log.numbers.names[number], InternalUnit())
+                topic = self._engine.log.numbers.names[number]
+                await remove(self._engine, list(piece), topic, InternalUnit(), self._pinned)
                 removed += len(piece)
             if removed >= BUDGET:
                 return True
-        return False
+        self._page = page
+        return page > 0
 
-    async def _candidates(self) -> list[int]:
-        """Topics that may hold surplus."""
+    async def _candidates(self) -> tuple[list[int], int]:
+        """Topics that may hold surplus, and the page at which the next step looks for old messages: each looks at
+        MAX_PAGES, because pages that hold nothing but what stays may be many."""
         log = self._engine.log
         totals = log.totals()
         found = {number for number, total in totals.items() if self._over(number, total.messages, total.bytes)}
         now = self._engine.wall_ms()
         ages = {p.retention.age for p in map(self._policy, totals) if p.retention.age is not None}
         youngest = now - min(ages, default=now)
-        for page in log.all_pages()[:MAX_PAGES]:
+        pages = [page for page in log.all_pages() if page >= self._page]
+        for page in pages[:MAX_PAGES]:
             first_at = log.open[page].first_at if page in log.open else log.pages[page].first_at
             if first_at >= youngest:
-                break
+                return sorted(found), 0
             for number in await self._engine.replay.directory(page) or ():
                 age = self._policy(number).retention.age
                 if age is not None and first_at < now - age:
                     found.add(number)
-        return sorted(found)
+        return sorted(found), pages[MAX_PAGES] if len(pages) > MAX_PAGES else 0
 
     def _over(self, number: int, messages: int, size: int) -> bool:
         keep = self._policy(number).retention

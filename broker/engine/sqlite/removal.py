@@ -3,9 +3,11 @@
 Floor 2.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyroaring import BitMap
+from pyroaring import BitMap, BitMap64
 
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.engine.sqlite.log import Directory, SealedDirectory
@@ -13,6 +15,9 @@ from broker.engine.sqlite.writer import InternalUnit
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
+
+Needed = Callable[[BitMap64], BitMap64]
+"""Which of these offsets must stay."""
 
 
 def by_page(offsets: list[int]) -> dict[int, BitMap]:
@@ -23,15 +28,36 @@ def by_page(offsets: list[int]) -> dict[int, BitMap]:
     return {page: BitMap(lows) for page, lows in pages.items()}
 
 
-async def remove(engine: "SqliteEngine", offsets: list[int], topic: str, unit: InternalUnit) -> None:
-    """Delete messages of one topic from the log, together with what else `unit` does."""
+async def remove(
+    engine: "SqliteEngine", offsets: list[int], topic: str, unit: InternalUnit, needed: Needed | None = None
+) -> None:
+    """Delete messages of one topic from the log, together with what else `unit` does. `needed` is asked in the moment
+    the transaction is formed: what a queue came to want meanwhile stays."""
+    async with engine.removing:
+        loaded = {page: await engine.replay.directory(page) for page in by_page(offsets)}
+        unit.prepare = partial(_take_out, engine, offsets, engine.log.numbers[topic], unit, loaded, needed)
+        await engine.committed_unit(unit)
+
+
+def _take_out(
+    engine: "SqliteEngine",
+    offsets: list[int],
+    number: int,
+    unit: InternalUnit,
+    loaded: dict[int, Directory | SealedDirectory | None],
+    needed: Needed | None,
+) -> None:
+    """Called between two commits, so that no page is just being sealed."""
     log = engine.log
-    number = log.numbers[topic]
+    if needed is not None and (kept := needed(BitMap64(offsets))):
+        offsets = [offset for offset in offsets if offset not in kept]
+    if not offsets:
+        return
     marks = ",".join("?" * len(offsets))
     unit.statements.append((f"DELETE FROM message WHERE offset IN ({marks})", tuple(offsets)))  # noqa: S608
     unit.statements.append(("UPDATE topic SET pruned_to = max(pruned_to, ?) WHERE id = ?", (offsets[-1], number)))
     for page, gone in by_page(offsets).items():
-        directory = await engine.replay.directory(page)
+        directory = log.open.get(page) or log.decoded(page) or loaded[page]
         if directory is None or number not in list(directory):
             continue
         before, size = directory.count(number), directory.size(number)
@@ -45,7 +71,6 @@ async def remove(engine: "SqliteEngine", offsets: list[int], topic: str, unit: I
             log.forget_page(page)
     log.tail.remove(offsets)
     log.pruned_to[number] = max(log.pruned_to.get(number, 0), offsets[-1])
-    await engine.committed_unit(unit)
 
 
 def _page_change(directory: Directory | SealedDirectory, page: int) -> tuple[str, tuple[Any, ...]]:

@@ -87,9 +87,11 @@ class Replay:
         row = await self._engine.reader.run(lambda db: db.execute(sql, (page,)).fetchone())
         if row is None:
             return None
-        sealed = SealedDirectory(page, row[0])
-        log.keep_decoded(sealed)
-        return sealed
+        kept = log.decoded(page)  # another may have read it too, and changed it since
+        if kept is None:
+            kept = SealedDirectory(page, row[0])
+            log.keep_decoded(kept)
+        return kept
 
     def _matching(self, directory: Directory | SealedDirectory, filters: Sequence[str]) -> tuple[list[int], bool]:
         """The topics of a page that match, and whether all do."""
@@ -130,6 +132,7 @@ class Replay:
     ) -> Page:
         """Matching rows above `position`, at most `limit` and about `max_bytes`."""
         log = self._engine.log
+        wanted = self._engine.matcher(filters)
         end = log.end
         rows: list[Row] = []
         size = 0
@@ -150,7 +153,7 @@ class Replay:
                 count = max(1, min(limit - len(rows), MAX_FETCH, (max_bytes - size) // weight))
                 part = await self._piece(offsets, at, stop, count)
                 for row in part:
-                    if row[2] < since:
+                    if row[2] < since or not wanted[row[1]]:  # one being removed is in no directory any more
                         continue
                     rows.append(row)
                     size += len(row[4])

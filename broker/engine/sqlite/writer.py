@@ -7,7 +7,7 @@ Fairness: a transaction takes at most `max_transaction` bytes (or one larger uni
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -161,12 +161,14 @@ class Writer:
 
 @dataclass(slots=True, eq=False)
 class InternalUnit(Unit):
-    """A unit of the engine's own: its messages' ids are known already; it may delete and touch settings too."""
+    """A unit of the engine's own: its messages' ids are known already; it may delete and touch settings too. `prepare`
+    is called when its transaction is formed, while none is under way, and may add to it."""
 
     unscheduled: list[tuple[str, str]] = field(default_factory=list)
     entered: list[tuple[str, str, int]] = field(default_factory=list)  # id, topic, index of a due message
     deleted: list[tuple[int]] = field(default_factory=list)
     statements: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
+    prepare: Callable[[], None] | None = None
 
 
 class Forming:
@@ -208,6 +210,8 @@ class Forming:
             number = self.engine.log.numbers[topic] if named else 0
             self.batch.scheduled.append((scheduled.id, topic, scheduled.due, meta, body, number))
         if isinstance(unit, InternalUnit):
+            if unit.prepare is not None:
+                unit.prepare()
             self.batch.unscheduled += unit.unscheduled
             self.batch.deleted += unit.deleted
             self.batch.statements += unit.statements

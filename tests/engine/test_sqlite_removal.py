@@ -1,0 +1,91 @@
+"""Taking messages out of the log while it is written and read: directories, rows and memory keep in step."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from broker.core.offsets import PAGE_SIZE
+from broker.core.retention import Policies
+from broker.engine.base import Unit
+from broker.engine.sqlite import pruning
+from broker.engine.sqlite.engine import SqliteEngine
+from broker.engine.sqlite.removal import remove
+from broker.engine.sqlite.writer import InternalUnit
+from tests.engine.conformance import world
+from tests.engine.test_sqlite_conformance import engine_factory
+from tests.engine.world import EngineFactory, World, open_world
+
+__all__ = ["engine_factory", "world"]
+
+
+async def fill(world: World, topic: str, until: int) -> None:
+    """Publish until the next offset is this one."""
+    while count := min(until - world.engine.stats().next_offset, 20_000):
+        await world.commit(Unit([(topic, None, b"x")] * count))
+
+
+def begin_removal(world: World, topic: str, offsets: range) -> "list[asyncio.Task[None]]":
+    engine = world.engine
+    assert isinstance(engine, SqliteEngine)
+    pieces = [list(offsets[i : i + 1_000]) for i in range(0, len(offsets), 1_000)]
+    return [asyncio.create_task(remove(engine, piece, topic, InternalUnit())) for piece in pieces]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_page_is_emptied_in_the_moment_it_is_sealed(world: World, turns: int) -> None:
+    await fill(world, "a", PAGE_SIZE)
+    await fill(world, "a", PAGE_SIZE)
+    sealing = world.answer(Unit([world.draft("a", "y")]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.gather(*begin_removal(world, "a", range(1, PAGE_SIZE)))
+    assert (await sealing).error is None
+    for _ in range(2):
+        assert world.engine.stats().state == "running"
+        assert await world.log() == ["y"]
+        assert [(info.messages, info.bytes) for info in world.engine.topics()] == [(1, 1)]
+        await world.restart()
+
+
+async def test_a_reader_of_another_topic_never_sees_what_is_being_removed(world: World) -> None:
+    await world.publish("old", *"12345")
+    await world.publish("mine", "m")
+    await world.restart()
+    removals = begin_removal(world, "old", range(1, 6))
+    for _ in range(20):
+        assert await world.log("mine") == ["m"]
+        await asyncio.sleep(0)
+    await asyncio.gather(*removals)
+    assert await world.log("#") == ["m"]
+
+
+async def test_what_a_queue_comes_to_want_while_retention_works_stays(
+    tmp_path: Path, engine_factory: EngineFactory
+) -> None:
+    async with open_world(tmp_path / "data", engine_factory, Policies.parse({"few": {"count": 1}})) as world:
+        await world.publish("few", *map(str, range(4_000)))
+        world.clock.move(20)
+        tick = asyncio.create_task(world.engine.tick())
+        while len(await world.log()) == 4_000:  # noqa: ASYNC110 - there is no event for a half done removal
+            await asyncio.sleep(0)
+        await world.subscribe("q", "few", **{"from": "earliest"})
+        wanted = world.info().ready
+        assert wanted > 1
+        await tick
+        assert len(await world.log()) == wanted
+
+
+async def test_old_messages_are_found_behind_pages_that_stay(
+    tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "MAX_PAGES", 1)
+    policies = Policies.parse({"keep": {"age": "forever"}, "young": {"age": "60s"}})
+    async with open_world(tmp_path / "data", engine_factory, policies) as world:
+        await fill(world, "keep", 2 * PAGE_SIZE)
+        await world.publish("young", "y")
+        world.clock.move(100)
+        for _ in range(6):
+            await world.advance(10)
+        assert await world.log("young") == []
+        assert len(await world.log("keep")) == 2 * PAGE_SIZE - 1
