@@ -31,6 +31,9 @@ from broker.engine.base import (
 )
 from broker.limits import Limits
 
+RESERVED_KEYS = ("webhook/", "drop/")
+"""What connectors keep under these, secrets and ledgers, no client may read or change."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -232,6 +235,8 @@ class Hub:
             raise BrokerError(Code.BAD_REQUEST, "a key is a text of 1 to 512 characters")
         if value is not None and (type(value) is not bytes or len(value) > self.limits.max_body):
             raise BrokerError(Code.BAD_REQUEST, f"a value is bytes, at most {self.limits.max_body}, or nil to delete")
+        if key.startswith(RESERVED_KEYS):
+            raise BrokerError(Code.FORBIDDEN, f"keys that begin with {' or '.join(RESERVED_KEYS)} are the broker's own")
         self.authorize(principal, Verb.MANAGE, key)
 
     # Subscriptions

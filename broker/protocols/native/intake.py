@@ -20,6 +20,7 @@ _PAIRS = {2}
 _BYTES = {bytes}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 ATOMIC = 1
+MAX_OFFSETS = 65_536
 ITEM_BYTES = 64
 """What a message weighs beside its body while it waits for its commit: a million empty ones are not nothing."""
 MAX_TOPICS = 20_000
@@ -287,6 +288,8 @@ def offsets_of(value: Any) -> Sequence[int]:
     """Offsets of messages: whole numbers and nothing else, because the machines look them up unchecked."""
     if type(value) is not tuple or not {int}.issuperset(map(type, value)):
         raise BrokerError(Code.BAD_FRAME, "offsets must be a list of whole numbers")
+    if len(value) > MAX_OFFSETS:
+        raise BrokerError(Code.BAD_FRAME, f"at most {MAX_OFFSETS} offsets in a frame")
     return value
 
 

@@ -4,10 +4,12 @@ Credit that the client granted is passed on to the engine in slices, and not whi
 client that grants much and reads slowly costs little memory. Floor 4.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
+from broker.core.message import Row
 from broker.core.subscription import Delivery, Outcome
 from broker.engine.base import Attachment
 from broker.protocols.native import wire
@@ -60,19 +62,22 @@ class Tie:
         self.attachment.grant(messages, size)
 
     def deliver(self, delivery: Delivery) -> None:
-        """One frame for all of it."""
+        """One frame for all of it, or as many as the limit on frames asks for."""
         rows = delivery.rows
         if self._stopped:
             if delivery.lease:  # not from within the engine's own call: what is released may be delivered at once
                 self._session.shell.soon(partial(self._give_back, [row[0] for row in rows]))
             return
+        size = sum([len(row[4]) for row in rows])
         self._open_messages -= len(rows)
-        self._open_bytes -= sum([len(row[4]) for row in rows])
-        attempts = delivery.attempts
-        if attempts:
-            self._session.send(wire.DELIVER, self._number, delivery.lease, rows, attempts)
-        else:
-            self._session.send(wire.DELIVER, self._number, delivery.lease, rows)
+        self._open_bytes -= size
+        largest = self._session.hub.limits.max_frame // 2  # headers and keys come on top
+        for part in (rows,) if size <= largest else _parts(rows, largest):
+            if delivery.attempts:
+                tried = {row[0]: delivery.attempts[row[0]] for row in part if row[0] in delivery.attempts}
+                self._session.send(wire.DELIVER, self._number, delivery.lease, part, tried)
+            else:
+                self._session.send(wire.DELIVER, self._number, delivery.lease, part)
         if (self._messages and self._open_messages < SLICE_MESSAGES // 2) or (
             self._bytes and self._open_bytes < SLICE_BYTES // 2
         ):
@@ -97,3 +102,14 @@ class Tie:
         """Let go of the subscription."""
         self._stopped = True
         self.attachment.detach(lost=lost)
+
+
+def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """The rows in pieces of about `size` bytes of bodies."""
+    start = weight = 0
+    for i, row in enumerate(rows):
+        if weight and weight + len(row[4]) > size:
+            yield rows[start:i]
+            start, weight = i, 0
+        weight += len(row[4])
+    yield rows[start:]

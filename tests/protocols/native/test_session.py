@@ -153,6 +153,29 @@ async def test_bytes_granted_are_passed_on_when_all_messages_were(tmp_path: Path
         assert sum(len(frame[3]) for frame in told(client, wire.DELIVER)) == 20
 
 
+async def test_deliver_keeps_to_the_limit_on_frames_and_the_order(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        await world.subscribe("q", "jobs")
+        rows = [await world.publish("jobs", b"x" * (1 << 20)) for _ in range(7)]
+        client = Wire(world)
+        client.say([wire.HELLO, 1, {}], [wire.ATTACH, 1, "q", {"credit": 7}])
+        await world.quiet()
+        frames = told(client, wire.DELIVER)
+        limit = client.session.hub.limits.max_frame
+        assert len(frames) > 1
+        assert all(sum(len(row[4]) for row in frame[3]) <= limit // 2 for frame in frames)
+        assert [row[0] for frame in frames for row in frame[3]] == [receipt.offset for receipt in rows]
+
+
+async def test_keys_of_connectors_are_out_of_reach(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        client = await publisher(world)
+        client.say([wire.UNIT, 1, {"set": [["webhook/q/secret", b"mine"]]}])
+        await world.quiet()
+        assert [frame[3] for frame in told(client, wire.REFUSE)] == ["forbidden"]
+        assert await world.engine.get("webhook/q/secret") is None
+
+
 async def test_topics_are_a_list(tmp_path: Path) -> None:
     async with open_world(tmp_path / "data", make) as world:
         client = await greeted(world)
