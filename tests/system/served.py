@@ -1,6 +1,7 @@
 """The real daemon as a process of the test's own."""
 
 import contextlib
+import json
 import os
 import queue
 import re
@@ -97,6 +98,10 @@ class Served:
         """Where a door listens."""
         found = [re.fullmatch(rf"postroom: {door} listening on (?:http://)?(.*)", line) for line in self.out]
         return next(match[1] for match in found if match)
+
+    def errors(self) -> list[str]:
+        """What it logged as an error or worse."""
+        return [line for line in self.log if json.loads(line)["level"] in ("error", "critical")]
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

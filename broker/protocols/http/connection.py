@@ -122,6 +122,11 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """See aiohttp. A broken body, met again when the rest of it is passed over, was told to its sender."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     # Of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -85,8 +85,10 @@ class Intake:
                     self._allow(topic)
             except BrokerError:
                 return False
+        if set(map(type, bodies)) != _BYTES:
+            return False
         lengths = list(map(len, bodies))
-        if set(map(type, bodies)) != _BYTES or max(lengths) > self._hub.limits.max_body:
+        if max(lengths) > self._hub.limits.max_body:
             return False
         unit = self._open()
         self._marks.append((sequence, len(unit.publishes), len(messages)))
