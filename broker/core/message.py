@@ -58,10 +58,19 @@ def pack_id(id_: object) -> bytes:
 
 
 def pack_meta(meta: Meta) -> bytes | None:
-    """Pack checked fields; None when there are none, so that a plain message costs nothing.
+    """Pack a publisher's checked fields; None when there are none, so that a plain message costs nothing.
 
     Raises BrokerError(BAD_MESSAGE) when the packed form passes MAX_META_BYTES.
     """
+    packed = packed_meta(meta)
+    if packed is not None and len(packed) > MAX_META_BYTES + 1:
+        size = len(packed) - 1
+        raise BrokerError(Code.BAD_MESSAGE, f"headers and key take {size} bytes, the limit is {MAX_META_BYTES}")
+    return packed
+
+
+def packed_meta(meta: Meta) -> bytes | None:
+    """The same for fields of the broker's own, such as a history, which no publisher's limit may stop."""
     if not meta:
         return None
     flags = (
@@ -71,8 +80,6 @@ def pack_meta(meta: Meta) -> bytes | None:
         | (NAMED if "id" in meta else 0)
     )
     packed: bytes = _pack(meta)
-    if len(packed) > MAX_META_BYTES:
-        raise BrokerError(Code.BAD_MESSAGE, f"headers and key take {len(packed)} bytes, the limit is {MAX_META_BYTES}")
     return bytes((flags,)) + packed
 
 

@@ -3,12 +3,14 @@
 What one of them does with messages stands in `handles` and `streams`. Floor 2.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from broker.core.errors import BrokerError, Code
-from broker.core.message import Draft, Row, pack_meta, unpack_meta
+from broker.core.message import Draft, Row, packed_meta, unpack_meta
 from broker.core.queue import Queue
 from broker.core.spec import spec_values
 from broker.core.subscription import Kind, Outcome, Overflow, Spec
@@ -32,6 +34,8 @@ class Catalog:
         self.handles: dict[str, Handle] = {}
         self.capped: dict[str, QueueHandle] = {}
         self.next_number = 1
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._dead = asyncio.Lock()  # else two who redrive at once would both put the same letters back
 
     # Asked by a commit that is being formed
 
@@ -105,14 +109,19 @@ class Catalog:
 
     async def put(self, spec: Spec) -> bool:
         """Create or change; True when created."""
-        existing = self.handles.get(spec.name)
-        if existing is None:
-            await self._create(spec)
-            return True
-        if existing.spec.kind is not spec.kind:
-            raise BrokerError(Code.CONFLICT, f"{spec.name} is a {existing.spec.kind.value}")
-        await self._change(existing, spec)
-        return False
+        async with self._alone(spec.name):
+            existing = self.handles.get(spec.name)
+            if existing is None:
+                await self._create(spec)
+                return True
+            if existing.spec.kind is not spec.kind:
+                raise BrokerError(Code.CONFLICT, f"{spec.name} is a {existing.spec.kind.value}")
+            await self._change(existing, spec)
+            return False
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """One change of a subscription after the other: creating it may have to read the log first."""
+        return self._changing.setdefault(name, asyncio.Lock())
 
     async def _create(self, spec: Spec) -> None:
         position, _, since = self._engine.replay.resolve(spec.topics, spec.start)
@@ -124,14 +133,18 @@ class Catalog:
         text = json.dumps(spec_values(spec))
         unit.statements.append(("INSERT INTO subscription (id, name, spec) VALUES (?,?,?)", (number, spec.name, text)))
         unit.statements += [_filter(number, f, floor) for f in (*spec.topics, *private(spec))]
-        unit.statements.append(("INSERT OR REPLACE INTO progress VALUES (?,?)", (number, floor)))
         handle = self.adopt(number, spec, floor)
         try:
             if isinstance(handle, QueueHandle):
                 await self._load_backlog(handle, floor, position, since, end)
+                floor = handle.queue.floor  # what a start by time skipped stays skipped after a crash
+            elif since:
+                young = await self._engine.replay.offsets(spec.topics, position, since, end)
+                floor = handle.floor = handle.persisted_floor = int(young[0]) - 1 if young else end
         except BaseException:
             self._drop(handle)
             raise
+        unit.statements.append(("INSERT OR REPLACE INTO progress VALUES (?,?)", (number, floor)))
         try:
             await self._engine.committed_unit(unit)
         except BrokerError:  # but when the asker is gone, the unit commits all the same and the subscription stays
@@ -208,7 +221,10 @@ class Catalog:
 
     async def delete(self, name: str) -> None:
         """Forget it."""
-        handle = self.handle(name)
+        async with self._alone(name):
+            await self._delete(self.handle(name))
+
+    async def _delete(self, handle: Handle) -> None:
         self._drop(handle)
         unit = InternalUnit()
         for table, column in (
@@ -303,15 +319,18 @@ class Catalog:
 
     async def _take_dead(self, name: str, limit: int, put: Callable[[InternalUnit, list[Row]], None]) -> int:
         self.queue(name)
+        topic, end = f"$dead/{name}", self._engine.log.end  # what dies again meanwhile is for the next time
         taken = 0
         while taken < limit:
-            page = await self._engine.replay.read([f"$dead/{name}"], 0, min(limit - taken, MAX_REDRIVE))
-            if not page.rows:
-                break
-            unit = InternalUnit()
-            put(unit, page.rows)
-            await remove(self._engine, [row[0] for row in page.rows], f"$dead/{name}", unit)
-            taken += len(page.rows)
+            async with self._dead:
+                page = await self._engine.replay.read([topic], 0, min(limit - taken, MAX_REDRIVE))
+                rows = [row for row in page.rows if row[0] <= end]
+                if not rows:
+                    break
+                unit = InternalUnit()
+                put(unit, rows)
+                await remove(self._engine, [row[0] for row in rows], topic, unit)
+                taken += len(rows)
         return taken
 
 
@@ -320,7 +339,7 @@ def _back_into(name: str) -> Callable[[InternalUnit, list[Row]], None]:
         for _, _, _, packed, body in rows:
             meta = unpack_meta(packed)
             meta.pop("source", None)
-            unit.publishes.append((f"$redrive/{name}", pack_meta(meta), body))
+            unit.publishes.append((f"$redrive/{name}", packed_meta(meta), body))
             unit.size += len(body)
 
     return put

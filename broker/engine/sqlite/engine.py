@@ -217,6 +217,8 @@ class SqliteEngine:
         """Commit a unit of the engine's own and wait for it. Raises its error."""
         if self.failed:
             raise BrokerError(Code.STORAGE_FAILED, self.failed)
+        if self.stopping:  # the writer may have ended: nobody would answer
+            raise BrokerError(Code.SHUTTING_DOWN)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         unit.done = lambda receipt: None if future.done() else future.set_result(receipt)
         self.writer.submit(unit)

@@ -314,6 +314,8 @@ class Forming:
         return found
 
     def _progress(self, handle: Handle) -> None:
+        if self.engine.catalog.handles.get(handle.spec.name) is not handle:
+            return  # deleted; a consumer that leaves later must not bring its progress back
         if isinstance(handle, StreamHandle):
             if handle.floor != handle.persisted_floor:
                 self._floor(handle, handle.floor)

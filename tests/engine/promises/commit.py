@@ -139,6 +139,13 @@ class TestCommit:
         assert refusal.value.code is Code.SHUTTING_DOWN
         await world.start()
 
+    async def test_after_stop_nobody_waits_for_ever(self, world: World) -> None:
+        await world.engine.stop()
+        async with asyncio.timeout(5):
+            with pytest.raises(BrokerError) as refusal:
+                await world.subscribe("q", "a")
+        assert refusal.value.code is Code.SHUTTING_DOWN
+
     async def test_stop_commits_what_waits(self, world: World) -> None:
         answers = [world.answer(Unit([world.draft("a", str(i))], sender=i)) for i in range(20)]
         await world.engine.stop()

@@ -156,6 +156,14 @@ class TestHandingOut:
             "time": "23",
         }
 
+    async def test_a_start_by_time_survives_a_crash(self, world: World) -> None:
+        await world.publish("jobs", "1")
+        world.clock.move(10)
+        await world.publish("jobs", "2")
+        await world.subscribe("q", "jobs", **{"from": "2026-11-23T09:00:05Z"})
+        await world.crash()
+        assert await world.attach("q").bodies(1) == ["2"]
+
     async def test_a_filter_holds_from_when_it_was_added_until_it_is_removed(self, world: World) -> None:
         await world.subscribe("q", "a", **{"from": "earliest"})
         await world.publish("a", "a1")
@@ -479,6 +487,28 @@ class TestFailures:
         assert await world.attach("q").bodies(1) == ["4"]
         assert len((await world.read("jobs")).rows) == 4
 
+    async def test_two_who_redrive_at_once_bring_each_letter_back_once(self, world: World) -> None:
+        worker = await world.queue()
+        await world.publish("jobs", *"12345")
+        worker.settle(REJECT, await worker.take(5))
+        await world.quiet()
+        await world.restart()
+        worker = world.attach("q")
+        moved = await asyncio.gather(world.engine.redrive("q", 10), world.engine.redrive("q", 10))
+        assert sorted(moved) == [0, 5]
+        await world.quiet()
+        assert worker.waiting == ["1", "2", "3", "4", "5"]
+
+    async def test_a_long_history_does_not_stop_a_redrive(self, world: World) -> None:
+        worker = await world.queue(retry={"max_attempts": 45, "initial": "0s"})
+        await world.publish("jobs", "1")
+        for _ in range(2):
+            for _ in range(45):
+                worker.settle(RETRY, await worker.take(1), delay=0, error="e" * 1_000)
+            await world.quiet()
+            assert await world.engine.redrive("q", 10) == 1
+        assert await worker.bodies(1) == ["1"]
+
     async def test_redriving_a_stream_or_nobody_is_refused(self, world: World) -> None:
         await world.subscribe("s", "jobs", kind="stream")
         for name, code in (("s", Code.WRONG_KIND), ("nobody", Code.UNKNOWN_SUBSCRIPTION)):
@@ -632,6 +662,31 @@ class TestCare:
         assert await world.subscribe("q", "jobs", "more") is False
         await world.publish("more", "1")
         assert await worker.bodies(1) == ["1"]
+
+    async def test_changes_of_one_subscription_come_one_after_the_other(self, world: World) -> None:
+        """Creating it reads the log, here for keys, while others change or delete it."""
+        await world.publish("a", "1", "2", key="k")
+        earliest = {"from": "earliest"}
+        await asyncio.gather(world.subscribe("q", "a", **earliest), world.subscribe("q", "a", "b", **earliest))
+        await asyncio.gather(world.subscribe("gone", "a", **earliest), world.engine.delete_subscription("gone"))
+        assert [info.spec.name for info in world.engine.subscriptions()] == ["q"]
+        await world.restart()
+        assert [info.spec.name for info in world.engine.subscriptions()] == ["q"]
+        assert world.info().spec.topics == ("a", "b")
+
+    async def test_a_worker_that_leaves_a_deleted_queue_brings_nothing_back(self, world: World) -> None:
+        worker = await world.queue("a")
+        await world.publish("a", *"12345")
+        rows = await worker.take(5)
+        worker.ack(rows[2:3])
+        await world.engine.delete_subscription("q")
+        worker.ack(rows[3:4])
+        worker.tie.detach()
+        await world.quiet()
+        await world.restart()
+        await world.subscribe("other", "a", **{"from": "earliest"})
+        await world.crash()
+        assert await world.attach("other").bodies(5) == ["1", "2", "3", "4", "5"]
 
     async def test_the_other_kind_is_a_conflict(self, world: World) -> None:
         await world.subscribe("q", "jobs")

@@ -249,6 +249,17 @@ class TestCursor:
         await world.crash()
         assert await world.attach("s").bodies(1) == ["2"]
 
+    async def test_a_cursor_may_begin_at_a_time(self, world: World) -> None:
+        await world.publish("a", "1")
+        world.clock.move(10)
+        await world.publish("a", "2")
+        await world.subscribe("s", "a", kind="stream", **{"from": "2026-11-23T09:00:05Z"})
+        await world.subscribe("later", "a", kind="stream", **{"from": "2026-11-23T09:01:00Z"})
+        for _ in range(2):
+            assert await world.attach("s").bodies(1) == ["2"]
+            assert world.info("later").lag == 0
+            await world.crash()
+
     async def test_a_cursor_never_goes_back(self, world: World) -> None:
         await world.subscribe("s", "a", kind="stream")
         reader = world.attach("s")
