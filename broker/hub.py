@@ -178,7 +178,10 @@ class Hub:
                 future.set_result(receipt)
 
         unit.done = done
-        unit.size = unit.size or sum(len(d[2]) + len(d[1] or b"") for d in unit.publishes)
+        drafts = [*unit.publishes, *(scheduled.draft for scheduled in unit.schedules)]
+        unit.size = unit.size or sum(len(d[2]) + len(d[1] or b"") for d in drafts) + sum(
+            len(s.value or b"") for s in unit.sets
+        )
         self.commit(unit)
         receipt = await future
         if receipt.error is not None:

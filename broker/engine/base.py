@@ -235,7 +235,7 @@ class Engine(Protocol):
 
     def commit(self, unit: Unit) -> None:
         """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED, DISK_LOW or SHUTTING_DOWN at
-        once when nothing can be taken, and QUEUE_FULL when a subscription with overflow=refuse is at its cap."""
+        once when nothing can be taken; all else, as QUEUE_FULL for a queue at its cap, is told in the receipt."""
 
     def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
         """(last sequence answered, 0 for an unknown publisher; the recent ones up to it that were refused), on disk.

@@ -145,24 +145,30 @@ class Catalog:
             self._drop(handle)
             raise
         unit.statements.append(("INSERT OR REPLACE INTO progress VALUES (?,?)", (number, floor)))
+        # When the asker goes away meanwhile, the unit commits all the same and the subscription stays.
+        await asyncio.shield(asyncio.create_task(self._enter(handle, unit)))
+
+    async def _enter(self, handle: Handle, unit: InternalUnit) -> None:
+        """The subscription is on disk; from now on it serves."""
         try:
             await self._engine.committed_unit(unit)
-        except BrokerError:  # but when the asker is gone, the unit commits all the same and the subscription stays
+        except BrokerError:
             self._drop(handle)
             raise
+        if isinstance(handle, QueueHandle):
+            handle.loading = False
+            handle.pump()
 
     async def _load_backlog(self, handle: QueueHandle, floor: int, position: int, since: int, end: int) -> None:
         queue = handle.queue
         queue.scanned = end
+        handle.loading = True  # nobody is served before the backlog is known and the subscription on disk
         if floor >= end:
             return
-        handle.loading = True  # nobody is served before the backlog is known
         backlog = await self._engine.replay.offsets(queue.spec.topics, position, since, end)
         queue.restore(backlog)
         await self.restore_headers(queue, backlog)
         queue.restored({}, max(self._engine.log.end, queue.scanned))
-        handle.loading = False
-        handle.pump()
 
     def adopt(self, number: int, spec: Spec, floor: int) -> Handle:
         """Make the handle of a subscription and route to it."""

@@ -93,7 +93,10 @@ class Upkeep:
         engine = self._engine
         now, wall = engine.monotonic(), engine.wall_ms()
         for handle in engine.alarms.ringing(now, wall):
-            handle.tick(now, wall, engine.chance())
+            try:
+                handle.tick(now, wall, engine.chance())
+            except Exception:
+                logger.exception("a queue failed at its deadlines", extra={"subscription": handle.spec.name})
         if self._next_due is not None and self._next_due <= wall:
             await self._move_due(wall)
 

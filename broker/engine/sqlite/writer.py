@@ -347,7 +347,7 @@ class Forming:
         for page, offsets in changes.pages.items():
             if offsets:
                 base = page * PAGE_SIZE
-                low = BitMap([offset - base for offset in offsets])
+                low = BitMap(offsets.shift(-base))
                 low.run_optimize()
                 self.batch.settled.append((handle.number, page, low.serialize()))
                 kept.add(page)
