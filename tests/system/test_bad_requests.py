@@ -4,11 +4,12 @@ served."""
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.system.door import ask
 from tests.system.neighbour import Neighbour, a_neighbour
 from tests.system.served import WITHIN, Served
 
@@ -37,19 +38,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def neighbour(served: Served) -> Iterator[Neighbour]:
     with a_neighbour(served) as neighbour:
         yield neighbour
-
-
-def ask(
-    served: Served, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> tuple[int, Any, Mapping[str, str]]:
-    """Status, JSON and headers of the answer."""
-    connection = http.client.HTTPConnection(served.address("http"), timeout=WITHIN)
-    try:
-        connection.request(method, path, body, dict(headers or {}))
-        response = connection.getresponse()
-        return response.status, json.loads(response.read() or b"null"), dict(response.getheaders())
-    finally:
-        connection.close()
 
 
 def raw(served: Served, data: bytes) -> tuple[int, Any]:

@@ -20,7 +20,7 @@ VERSION = 1
 _RIGHTS = "give this user the right to read and write it and its folder"
 _MENDS = {
     sqlite3.SQLITE_FULL: "free space on its disk; the file ballast beside it may be deleted",
-    sqlite3.SQLITE_IOERR: "the disk failed: the system's log says more; nothing was changed",
+    sqlite3.SQLITE_IOERR: "the disk failed or is full: free space, or look into the system's log",
     sqlite3.SQLITE_BUSY: "another program has it open for writing: end that first",
     sqlite3.SQLITE_CANTOPEN: _RIGHTS,
     sqlite3.SQLITE_PERM: _RIGHTS,
@@ -37,6 +37,11 @@ class Connection(aiosqlite.Connection):
         """Run `work(connection)` on the thread. When the caller is cancelled the work is still done to its end."""
         result: T = await asyncio.shield(self._execute(work, self._conn))  # type: ignore[no-untyped-call]
         return result
+
+    async def close(self) -> None:
+        """Close, also what never opened, and see the thread off: it would answer into a loop that may be closed."""
+        await super().close()
+        self._thread.join()
 
 
 async def open_writer(path: Path, page_cache: int) -> Connection:
@@ -64,7 +69,11 @@ async def open_reader(path: Path) -> Connection:
         return db
 
     connection = Connection(connect, iter_chunk_size=64)
-    await connection
+    try:
+        await connection
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 

@@ -73,7 +73,7 @@ def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]
     elif not state.get("clean"):
         result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
-            raise sqlite3.DatabaseError(f"the file is damaged, quick_check says: {result}")
+            raise sqlite3.DatabaseError(f"the file is damaged, quick_check says: {' '.join(result.split())}")
     db.execute("BEGIN IMMEDIATE")
     db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
     db.execute("COMMIT")
