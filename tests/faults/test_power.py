@@ -62,6 +62,21 @@ async def test_the_power_fails_at_each_action(tmp_path: Path, seed: int) -> None
     await check(tmp_path, seed, stride=1)
 
 
+@pytest.mark.parametrize("text", ["", "\0\0\0\0"])
+async def test_a_watermark_that_lost_its_text_begins_no_new_epoch(tmp_path: Path, text: str) -> None:
+    """File systems may keep the name of a file and lose what was written last."""
+    world = World(tmp_path / "data", make, policies())
+    await world.start()
+    await world.publish("jobs/1", "a")
+    epoch, left = world.engine.epoch, world.copy()
+    await world.engine.stop()
+    (left / "watermark").write_text(text)
+    world.folder = left
+    await world.start()
+    assert world.engine.epoch == epoch
+    await world.engine.stop()
+
+
 def test_a_disk_forgets_what_was_not_synced() -> None:
     kept = Kept(b"", [(0, b"abcd"), (2, b"XY"), (6, b"z")])
     assert apply(kept.synced, kept.pending) == b"abXY\0\0z"

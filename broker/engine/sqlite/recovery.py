@@ -46,7 +46,7 @@ async def _recover(engine: "SqliteEngine") -> None:
         logger.warning("the file is a restored or older copy: the log begins a new epoch")
         await engine.connection.run(lambda db: begin_epoch(db, state))
     # At once, not at the first upkeep: a log killed before that must not be taken for a restored one.
-    engine.watermark.write(state["epoch"], state["next_offset"])
+    engine.watermark.write(state["epoch"], state["next_offset"], lasting=True)
     engine.log.epoch = state["epoch"]
     engine.log.next_offset = state["next_offset"]
     engine.log.end = state["next_offset"] - 1

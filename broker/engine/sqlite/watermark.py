@@ -13,7 +13,8 @@ NAME = "watermark"
 
 
 class Watermark:
-    """The file. Writing it is not fsynced: what it says is only ever too little."""
+    """The file. At start it is made to last; after that it is not fsynced: what it says is only ever too little, and
+    one that lost its text in a power failure was there nevertheless."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
@@ -24,20 +25,33 @@ class Watermark:
         if next_offset == 1:
             return True
         try:
-            known, _, reached = self._path.read_text("ascii").partition(" ")
-            return known == epoch and int(reached) <= next_offset
+            text = self._path.read_text("ascii").strip("\0")
+            known, _, reached = text.partition(" ")
+            return not text or (known == epoch and int(reached) <= next_offset)
         except (OSError, ValueError):
             return False
 
-    def write(self, epoch: str, next_offset: int) -> None:
-        """Remember how far the log has come."""
+    def write(self, epoch: str, next_offset: int, *, lasting: bool = False) -> None:
+        """Remember how far the log has come. `lasting`: on disk when this returns."""
         text = f"{epoch} {next_offset}"
         if text == self._written:
             return
         part = self._path.with_suffix(".part")
         part.write_text(text, "ascii")
+        if lasting:
+            _fsync(part)
         part.replace(self._path)
+        if lasting:
+            _fsync(self._path.parent)
         self._written = text
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def begin_epoch(db: sqlite3.Connection, state: dict[str, Any]) -> None:
