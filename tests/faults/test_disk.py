@@ -1,12 +1,16 @@
 """The n-th write or sync of the disk fails, for every n, once or from then on, and at last the power too: the law is
 kept, and a restart on what the disk really has finds everything that was confirmed."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from broker.engine.sqlite.connection import BUSY_SECONDS
 from tests.faults.disk import FULL, IOERR_FSYNC, IOERR_WRITE, OK, Kind, watched_disk
 from tests.faults.law import check_law, check_restart, run, started, stop
 
@@ -45,6 +49,23 @@ async def check_fault(folder: Path, failing: Failing) -> bool:
     course.world.folder = left
     await check_restart(course, certain=False)
     return failing.seen >= failing.number
+
+
+async def test_another_program_that_reads_delays_nobody(tmp_path: Path) -> None:
+    """A backup holds its view of the file; the WAL cannot be emptied meanwhile, and nobody waits for that."""
+    course = await started(tmp_path / "data")
+    world = course.world
+    await world.publish("jobs/1", "a")
+    with closing(sqlite3.connect(world.folder / "postroom.db", isolation_level=None)) as backup:
+        backup.execute("BEGIN")
+        backup.execute("SELECT count(*) FROM message").fetchall()
+        await world.publish("jobs/1", "b")
+        async with asyncio.timeout(BUSY_SECONDS / 2):
+            await world.advance(6)
+            await world.publish("jobs/1", "c")
+    await world.advance(6)
+    assert (world.folder / "postroom.db-wal").stat().st_size == 0
+    await stop(course)
 
 
 FAULTS: list[tuple[Kind, int, int]] = [("write", IOERR_WRITE, 19), ("write", FULL, 19), ("sync", IOERR_FSYNC, 3)]

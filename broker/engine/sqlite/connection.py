@@ -17,6 +17,8 @@ from broker.core.errors import BrokerError, Code
 
 APPLICATION_ID = 0x506F7374  # "Post"
 VERSION = 1
+BUSY_SECONDS = 5
+"""How long a commit waits for another program that writes, which none should."""
 _RIGHTS = "give this user the right to read and write it and its folder"
 _MENDS = {
     sqlite3.SQLITE_FULL: "free space on its disk; the file ballast beside it may be deleted",
@@ -108,8 +110,19 @@ def transaction(db: sqlite3.Connection) -> Generator[None, None, None]:
         raise
 
 
+def checkpoint(db: sqlite3.Connection, mode: str) -> None:
+    """Move the WAL into the file, as far as other programs that read (a backup) allow without being waited for."""
+    db.execute("PRAGMA busy_timeout = 0").fetchall()
+    try:
+        db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}").fetchall()
+
+
 def _connect(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
+    return sqlite3.connect(
+        uri, BUSY_SECONDS, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
 
 
 def _prepare(db: sqlite3.Connection, path: Path, page_cache: int) -> None:

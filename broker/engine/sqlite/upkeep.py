@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED
 from broker.engine.base import Scheduled
-from broker.engine.sqlite.connection import is_passing, transaction
+from broker.engine.sqlite.connection import checkpoint, is_passing, transaction
 from broker.engine.sqlite.pruning import Pruning
 from broker.engine.sqlite.writer import InternalUnit
 
@@ -130,7 +130,7 @@ class Upkeep:
     async def _checkpoint(self, mode: str) -> None:
         self._unchecked = 0
         try:
-            await self._engine.connection.run(lambda db: db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+            await self._engine.connection.run(lambda db: checkpoint(db, mode))
         except sqlite3.Error as error:
             self._failed(error)  # a failed fsync may have lost pages that a later one would not report
         finally:
