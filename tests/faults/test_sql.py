@@ -12,6 +12,7 @@ from tests.engine.world import World
 from tests.faults.course import policies
 from tests.faults.faulty import REASON, Faults, When, faulty_connections
 from tests.faults.law import check_law, check_restart, make, run, started, stop
+from tests.system.waiting import until
 
 
 async def check_fault(folder: Path, faults: Faults) -> None:
@@ -63,6 +64,28 @@ async def steps(folder: Path, when: When, passing: bool, stride: int) -> None:
         except BaseException as error:
             error.add_note(f"step {step} of {count}, {when}: {faults.statements[step - 1 : step]}")
             raise
+
+
+async def test_a_read_for_a_worker_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Said in the log; what could not be read is handed out later, and counts no attempt."""
+    course = await started(tmp_path / "data")
+    world = course.world
+    await world.subscribe("q", "jobs/#")
+    await world.publish("jobs/1", "a", "b")
+    await stop(course)
+    faults = Faults(step=1, passing=True)
+    with faulty_connections(faults):
+        await world.start()
+    faults.armed = True
+    worker = world.attach("q")
+    try:
+        await until(lambda: "a read of the log failed; it is tried again when something happens" in caplog.messages)
+        assert worker.rows == []
+        await world.publish("jobs/1", "c")
+        assert await worker.bodies(3) == ["a", "b", "c"]
+        assert worker.attempts_of(1) == (0, 0)
+    finally:
+        await stop(course)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

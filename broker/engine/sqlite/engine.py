@@ -191,7 +191,12 @@ class SqliteEngine:
         """Run a read of the log beside everything else."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a read of the log failed; it is tried again when something happens", exc_info=error)
 
     async def tick(self) -> None:
         """Do all time-driven work that is due."""
