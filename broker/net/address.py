@@ -1,7 +1,11 @@
-"""Addresses: which ones stay on this machine, and how a listening socket is told to people. Floor 3."""
+"""Addresses: which ones stay on this machine, and how the ends of a socket are told to people. Floor 3."""
 
+import asyncio
 import ipaddress
 import socket
+
+UNIX = "unix"
+"""The address of all clients of unix sockets."""
 
 
 def is_loopback(host: str) -> bool:
@@ -28,6 +32,12 @@ def address_of(sock: socket.socket) -> str:
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return host_port(host, port)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> tuple[str, int]:
+    """Address and port of the client; `unix` and 0 on a unix socket, and for one that is gone already."""
+    peer = transport.get_extra_info("peername")
+    return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else (UNIX, 0)
 
 
 def stays_here(sock: socket.socket) -> bool:

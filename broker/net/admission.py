@@ -1,30 +1,132 @@
-"""How many connections there may be over all doors, and how many the operating system lets us have. Floor 3."""
+"""The open connections of all doors, how many there may be, and how many the operating system lets us have. Floor 3."""
 
 import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Protocol
+
+from broker.auth.principal import Principal
+from broker.core.errors import BrokerError
 
 RESERVED_FILES = 256
 """Descriptors that are not connections: database, its readers, drop folders, webhook connections, logs."""
 
 
+class OpenConnection(Protocol):
+    """A connection as the register knows it.
+
+    `address` and `port` are the client's (`unix` and 0 on a unix socket). `principal` is None until it is known who
+    speaks; `token` is the id of the token that said so, if one did. `client` is the name that the client gave itself.
+    `id` and `since` (unix seconds) are set when it is admitted.
+    """
+
+    id: str
+    since: float
+
+    @property
+    def door(self) -> str:
+        """`native`, `http`, …"""
+
+    @property
+    def address(self) -> str:
+        """See the class."""
+
+    @property
+    def port(self) -> int:
+        """See the class."""
+
+    @property
+    def principal(self) -> Principal | None:
+        """See the class."""
+
+    @property
+    def token(self) -> str | None:
+        """See the class."""
+
+    @property
+    def client(self) -> str:
+        """See the class."""
+
+    def dismiss(self, error: BrokerError) -> None:
+        """Tell the client why, as far as its protocol can, and close."""
+
+
 class Admission:
-    """Counts connections against `limit`. A door asks `admit` when one is made and calls `leave` when it is lost."""
+    """Holds connections up to `limit`. A door asks `admit` when one is made, says `identify` when it knows who speaks,
+    and calls `leave` when it is lost."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, wall: Callable[[], float] = time.time) -> None:
         self.limit = limit
-        self.count = 0
         self.refused = 0
+        self._wall = wall
+        self._numbers = count(1)
+        self._connections: dict[str, OpenConnection] = {}
+        self._names: dict[str, str] = {}  # id of a connection -> name of the principal it counts for
+        self._by_address: Counter[str] = Counter()
+        self._by_principal: Counter[str] = Counter()
 
-    def admit(self) -> bool:
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[OpenConnection]:
+        """All of now, oldest first; they may go while one looks."""
+        return iter(list(self._connections.values()))
+
+    def admit(self, connection: OpenConnection) -> bool:
         """Take a place; False when there is none, then `leave` is not called."""
-        if self.count >= self.limit:
+        if len(self._connections) >= self.limit:
             self.refused += 1
             return False
-        self.count += 1
+        connection.id = f"{connection.door}-{next(self._numbers)}"
+        connection.since = self._wall()
+        self._connections[connection.id] = connection
+        self._by_address[connection.address] += 1
+        self.identify(connection)
         return True
 
-    def leave(self) -> None:
+    def identify(self, connection: OpenConnection) -> None:
+        """Its principal has become known, or is another one now."""
+        before = self._names.pop(connection.id, None)
+        if before is not None:
+            _less(self._by_principal, before)
+        if connection.principal is not None:
+            name = self._names[connection.id] = connection.principal.name
+            self._by_principal[name] += 1
+
+    def leave(self, connection: OpenConnection) -> None:
         """Give the place back."""
-        self.count -= 1
+        del self._connections[connection.id]
+        _less(self._by_address, connection.address)
+        name = self._names.pop(connection.id, None)
+        if name is not None:
+            _less(self._by_principal, name)
+
+    def find(self, connection_id: str) -> OpenConnection | None:
+        """The one with this id, if it is open."""
+        return self._connections.get(connection_id)
+
+    def of_address(self, address: str) -> int:
+        """How many connections this address has."""
+        return self._by_address[address]
+
+    def of_principal(self, name: str) -> int:
+        """How many connections speak for this principal."""
+        return self._by_principal[name]
+
+    def dismiss(self, chosen: Callable[[OpenConnection], bool], error: BrokerError) -> int:
+        """Dismiss those that `chosen` says; returns how many."""
+        found = [connection for connection in self if chosen(connection)]
+        for connection in found:
+            connection.dismiss(error)
+        return len(found)
+
+
+def _less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 def raise_file_limit(connections: int) -> int:

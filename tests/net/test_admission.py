@@ -1,16 +1,90 @@
 """Connections are counted over all doors."""
 
 import resource
+from dataclasses import dataclass, field
 
+from broker.auth.principal import Principal
+from broker.core.errors import BrokerError, Code
 from broker.net.admission import RESERVED_FILES, Admission, raise_file_limit
+
+
+@dataclass
+class Client:
+    """A connection of no door."""
+
+    address: str = "127.0.0.1"
+    principal: Principal | None = None
+    token: str | None = None
+    id: str = ""
+    since: float = 0.0
+    door: str = "test"
+    port: int = 0
+    client: str = ""
+    told: list[BrokerError] = field(default_factory=list)
+
+    def dismiss(self, error: BrokerError) -> None:
+        self.told.append(error)
 
 
 def test_a_place_given_back_is_free_again() -> None:
     admission = Admission(2)
-    assert [admission.admit() for _ in range(3)] == [True, True, False]
-    admission.leave()
-    assert admission.admit()
-    assert (admission.count, admission.refused) == (2, 1)
+    clients = [Client() for _ in range(3)]
+    assert [admission.admit(client) for client in clients] == [True, True, False]
+    admission.leave(clients[0])
+    assert admission.admit(clients[2])
+    assert (len(admission), admission.refused) == (2, 1)
+
+
+def test_connections_are_listed_and_found() -> None:
+    times = iter((5.0, 6.0))
+    admission = Admission(9, lambda: next(times))
+    first, second = Client(), Client()
+    admission.admit(first)
+    admission.admit(second)
+    assert list(admission) == [first, second]
+    assert (first.since, second.since) == (5.0, 6.0)
+    assert first.id != second.id
+    assert admission.find(second.id) is second
+    admission.leave(second)
+    assert admission.find(second.id) is None
+
+
+def test_connections_are_counted_by_address_and_by_principal() -> None:
+    admission = Admission(9)
+    ann, bob = Principal("ann"), Principal("bob")
+    here, there = Client("10.0.0.1"), Client("10.0.0.2", principal=ann)
+    admission.admit(here)
+    admission.admit(there)
+    assert (admission.of_address("10.0.0.1"), admission.of_principal("ann")) == (1, 1)
+    here.principal = ann
+    admission.identify(here)
+    assert admission.of_principal("ann") == 2
+    here.principal = bob
+    admission.identify(here)
+    assert (admission.of_principal("ann"), admission.of_principal("bob")) == (1, 1)
+    admission.leave(here)
+    admission.leave(there)
+    assert not any(map(admission.of_address, ("10.0.0.1", "10.0.0.2")))
+    assert not any(map(admission.of_principal, ("ann", "bob")))
+    assert not admission._by_address
+    assert not admission._by_principal
+
+
+def test_those_chosen_are_dismissed_even_if_they_leave_at_once() -> None:
+    admission = Admission(9)
+    error = BrokerError(Code.UNAUTHENTICATED, "the token was revoked")
+
+    class Leaver(Client):
+        def dismiss(self, error: BrokerError) -> None:
+            super().dismiss(error)
+            admission.leave(self)
+
+    clients = [Leaver(token="t1"), Leaver(token="t2"), Leaver(token="t1")]
+    for client in clients:
+        admission.admit(client)
+    assert admission.dismiss(lambda connection: connection.token == "t1", error) == 2
+    assert [client.told for client in clients] == [[error], [], [error]]
+    assert list(admission) == [clients[1]]
 
 
 def test_the_file_limit_is_raised_as_far_as_the_system_lets_us() -> None:

@@ -6,14 +6,16 @@ answers bytes that are not HTTP with a problem document. Floor 4.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import http_exceptions, web
 
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
-from broker.net.address import is_loopback
+from broker.net.address import UNIX, is_loopback, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.protocols.http.options import HttpOptions
@@ -40,7 +42,11 @@ class Clockwork:
 
 
 class Connection(web.RequestHandler):
-    """See the module. A handler finds it as `request.protocol`."""
+    """See the module. A handler finds it as `request.protocol`; the register as an OpenConnection.
+
+    `on_dismiss`: what a handler that stays for long wants done when the connection is dismissed. `interrupted`: with
+    what error our own doing, not the client's, cancelled the handler.
+    """
 
     __slots__ = (
         "_admitted",
@@ -50,16 +56,27 @@ class Connection(web.RequestHandler):
         "_committing",
         "_more",
         "_silent",
+        "address",
+        "id",
+        "interrupted",
+        "on_dismiss",
         "on_resume",
+        "port",
         "principal",
-        "timed_out",
+        "since",
+        "token",
     )
 
     def __init__(self, manager: web.Server, clockwork: Clockwork, **options: Any) -> None:
         super().__init__(manager, **options)
+        self.id = ""
+        self.since = 0.0
+        self.address, self.port = UNIX, 0
         self.principal: Principal | None = None
+        self.token: str | None = None
         self.on_resume: Callable[[], None] | None = None
-        self.timed_out = False  # the handler was cancelled because its commit took too long
+        self.on_dismiss: Callable[[BrokerError], None] | None = None
+        self.interrupted: BrokerError | None = None
         self._clockwork = clockwork
         self._admitted = False
         self._arriving = False  # a request is due, its deadline runs
@@ -103,8 +120,11 @@ class Connection(web.RequestHandler):
     def overdue(self) -> None:
         """The commit took too long."""
         if self._committing is not None:
-            self.timed_out = True
-            self._committing.cancel()
+            self._interrupt(self._committing, BrokerError(Code.TIMEOUT))
+
+    def _interrupt(self, task: asyncio.Task[Any], error: BrokerError) -> None:
+        self.interrupted = error
+        task.cancel()
 
     def _expect(self, *, silent: bool) -> None:
         self._arriving, self._silent = True, silent
@@ -127,25 +147,60 @@ class Connection(web.RequestHandler):
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
+    # Of the register
+
+    @property
+    def door(self) -> str:
+        """See OpenConnection."""
+        return "http"
+
+    @property
+    def client(self) -> str:
+        """HTTP clients are known by their principal alone."""
+        return ""
+
+    def dismiss(self, error: BrokerError) -> None:
+        """A stream or a poll ends with the error; a request that is here is answered first; an idle connection, or one
+        with half a request, just ends."""
+        if self.on_dismiss is not None:
+            self.on_dismiss(error)
+        if self._busy and not self._arriving:
+            self.close()  # after the answer
+        else:
+            self.force_close()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within `with`, a handler waits for something that it may give up: dismissed, its task is cancelled."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.on_dismiss = partial(self._interrupt, task)
+        try:
+            yield
+        finally:
+            self.on_dismiss = None
+
     # Of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._admitted = self._clockwork.admission.admit()
+        self.address, self.port = peer_of(transport)
+        self._admitted = self._clockwork.admission.admit(self)
         if not self._admitted:
             assert self.transport is not None
             self.transport.write(_FULL)
             self.force_close()
             return
-        self.principal = _principal(transport)
+        self.principal = _principal(self.address)
+        self._clockwork.admission.identify(self)
         self._expect(silent=True)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
         if self._admitted:
             self._admitted = False
-            self._clockwork.admission.leave()
+            self._clockwork.admission.leave(self)
         self._clockwork.arriving.end(self)
         self._clockwork.stuck.end(self)
         super().connection_lost(exc)
@@ -195,8 +250,6 @@ class Connection(web.RequestHandler):
         return problem(BrokerError(Code.BAD_REQUEST, detail), status, close=True)
 
 
-def _principal(transport: asyncio.BaseTransport) -> Principal | None:
+def _principal(address: str) -> Principal | None:
     """Who connects: somebody on this machine, or (until there are tokens) nobody we know."""
-    peer = transport.get_extra_info("peername")
-    here = is_loopback(peer[0]) if isinstance(peer, tuple) and peer else True  # unix sockets have no address
-    return LOCAL if here else None
+    return LOCAL if address == UNIX or is_loopback(address) else None

@@ -58,7 +58,8 @@ class QueueRoutes:
         if not wait:
             info = self._hub.engine.subscription(name)
             wait = LOOK if info.ready and not info.paused else GLANCE
-        handed = await receiver.receive(count, wait)
+        with connection_of(request).interruptible():
+            handed = await receiver.receive(count, wait)
         response = web.Response(body=self._received(name, receiver, handed), content_type="application/json")
         if handed.rows:
             await _hand_over(request, response, receiver, handed)

@@ -74,7 +74,7 @@ class HttpServer:
     ) -> None:
         self._hub = hub
         self._options = options
-        self._admission = admission or Admission(hub.limits.max_connections)
+        self._admission = Admission(hub.limits.max_connections) if admission is None else admission
         self._origins = Origins(options.hosts)
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
@@ -154,13 +154,14 @@ class HttpServer:
             name = route.name
             response = await route.handler(request, part)
         except asyncio.CancelledError:
-            if not connection.timed_out:
+            error = connection.interrupted
+            if error is None:
                 raise
             _uncancel(connection)
-            response = problem(BrokerError(Code.TIMEOUT))
+            response = problem(error)
             status = response.status
-        except Exception as error:  # each kind is told in its way; lost connections pass
-            response = _refusal(error, request)
+        except Exception as failure:  # each kind is told in its way; lost connections pass
+            response = _refusal(failure, request)
             status = response.status
         else:
             status = response.status
@@ -178,8 +179,8 @@ async def _no_secret(name: str) -> str:
 
 
 def _uncancel(connection: Connection) -> None:
-    """The cancellation was our own deadline's, and has done its work."""
-    connection.timed_out = False
+    """The cancellation was our own, and has done its work."""
+    connection.interrupted = None
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()

@@ -76,6 +76,7 @@ class Follower:
         """The start event is out: let messages come."""
         self._attachment = attachment
         self._connection.on_resume = self._grant_soon
+        self._connection.on_dismiss = self.end
         attachment.grant(WINDOW_MESSAGES, WINDOW_BYTES)
 
     def deliver(self, delivery: Delivery) -> None:
@@ -104,7 +105,7 @@ class Follower:
 
     def close(self) -> None:
         """The reader is gone or was told to go."""
-        self._connection.on_resume = None
+        self._connection.on_resume = self._connection.on_dismiss = None
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.detach()

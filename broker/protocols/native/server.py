@@ -6,9 +6,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from broker.auth.principal import LOCAL
+from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
+from broker.net.address import UNIX, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.protocols.native import wire
@@ -21,7 +22,14 @@ HIGH_WATER = 4 << 20
 
 
 class Connection(asyncio.Protocol):
-    """One socket; the `Shell` of its session."""
+    """One socket; the `Shell` of its session, and an OpenConnection of the register."""
+
+    door = "native"
+    id = ""
+    since = 0.0
+    address, port = UNIX, 0
+    principal: Principal | None = None
+    token: str | None = None
 
     def __init__(self, server: "NativeServer") -> None:
         self.server = server
@@ -38,7 +46,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        self.admitted = self.server.admission.admit()
+        self.address, self.port = peer_of(transport)
+        self.admitted = self.server.admission.admit(self)
         if not self.admitted:
             self.session.fail(BrokerError(Code.RATE_LIMITED, "too many connections"))
             return
@@ -69,11 +78,22 @@ class Connection(asyncio.Protocol):
         self.server.connections.discard(self)
         self.server.hellos.end(self)
         if self.admitted:
-            self.server.admission.leave()
+            self.server.admission.leave(self)
         for task in self._requests:
             task.cancel()
         self.session.lost()
         self.server.forget(self)
+
+    # Of the register
+
+    @property
+    def client(self) -> str:
+        """What the client calls itself."""
+        return self.session.client
+
+    def dismiss(self, error: BrokerError) -> None:
+        """Tell why in an ERROR and close; what was in hand is ready again at no cost."""
+        self.session.dismiss(error)
 
     # Shell
 
@@ -98,6 +118,11 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+    def greeted(self) -> None:
+        """HELLO said who speaks."""
+        self.principal = self.session.principal
+        self.server.admission.identify(self)
 
     def take_over(self, publisher: str) -> None:
         """This connection now speaks for the publisher."""
@@ -137,7 +162,7 @@ class NativeServer:
     def __init__(self, hub: Hub, options: NativeOptions, admission: Admission | None = None) -> None:
         self.hub = hub
         self.options = options
-        self.admission = admission or Admission(hub.limits.max_connections)
+        self.admission = Admission(hub.limits.max_connections) if admission is None else admission
         self.connections: set[Connection] = set()
         self.publishers: dict[str, Connection] = {}
         self._servers: list[asyncio.Server] = []

@@ -34,6 +34,9 @@ class Shell(Protocol):
     def hold(self, *, reading: bool) -> None:
         """Stop or go on reading from the client."""
 
+    def greeted(self) -> None:
+        """It is known who speaks."""
+
     def take_over(self, publisher: str) -> None:
         """Close any other session of this publisher."""
 
@@ -102,6 +105,11 @@ class Session:
         self.send(wire.ERROR, None, error.code.value, error.text)
         self.close(lost=True)
 
+    def dismiss(self, error: BrokerError) -> None:
+        """The same, and the client is not to blame."""
+        self.send(wire.ERROR, None, error.code.value, error.text)
+        self.close()
+
     def close(self, *, lost: bool = False) -> None:
         """Close, by our own decision; what it held is ready again at once. `lost`: the client is to blame, which counts
         against what it had started."""
@@ -137,6 +145,7 @@ class Session:
         if type(version) is not int or version < 1 or type(info) is not dict:
             raise BrokerError(Code.UNSUPPORTED_VERSION, f"this broker speaks {wire.VERSION}")
         self.client = str(info.get("client", ""))[:100]
+        self.shell.greeted()
         publisher = info.get("publisher")
         if publisher is None:
             self._welcome(0, ())

@@ -5,10 +5,13 @@ import asyncio
 import pytest
 
 from broker.auth.principal import LOCAL
+from broker.core.errors import BrokerError, Code
+from broker.engine.base import Unit
 from broker.limits import Limits
+from broker.net.address import peer_of
 from broker.protocols.http import connection as connection_module
 from broker.protocols.http.connection import Connection
-from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, until
+from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, next_event, until
 
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -36,7 +39,7 @@ async def test_a_request_that_does_not_arrive_is_ended(open_door: DoorFactory, s
     assert b"HTTP/1.1 408 Request Timeout" in answer
     assert b'"code": "timeout"' in answer
     await until(lambda: not open_connections(door))
-    assert door.server._admission.count == 0
+    assert not door.server._admission
     assert not door.engine.topics()
 
 
@@ -133,7 +136,7 @@ async def test_too_many_connections_are_refused_and_told(open_door: DoorFactory)
     assert (await door.bare(REQUEST)).startswith(b"HTTP/1.1 503 Service Unavailable")
     for _, writer in held:
         writer.close()
-    await until(lambda: door.server._admission.count == 0)
+    await until(lambda: not door.server._admission)
     assert (await door("GET", "/livez")).status == 200
 
 
@@ -159,7 +162,7 @@ async def test_what_is_not_http_is_told_and_closed(door: Door, sent: bytes, stat
 
 
 async def test_a_client_from_elsewhere_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "_principal", lambda transport: None)
+    monkeypatch.setattr(connection_module, "_principal", lambda address: None)
     await door.session.close()
     for path in ("/v1/topics", "/metrics", "/v1/stream?topic=a", "/v1/queues/q/receive", "/nowhere"):
         answer = await door.bare(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path.encode())
@@ -184,7 +187,8 @@ def test_who_is_on_this_machine(peer: object, known: bool) -> None:
         def get_extra_info(self, name: str, default: object = None) -> object:
             return peer
 
-    assert connection_module._principal(Transport()) == (LOCAL if known else None)
+    address, _ = peer_of(Transport())
+    assert connection_module._principal(address) == (LOCAL if known else None)
 
 
 @pytest.mark.parametrize(
@@ -237,4 +241,65 @@ async def test_a_stop_does_not_wait_for_idle_or_half_sent_requests(door: Door) -
         await door.server.stop(0.1)
     assert await read_all(reader) == b""
     await read_all(half)
-    assert door.server._admission.count == 0
+    assert not door.server._admission
+
+
+# Dismissed connections
+
+GONE = BrokerError(Code.FORBIDDEN, "told to go")
+
+
+def dismiss_all(door: Door) -> int:
+    return door.server._admission.dismiss(lambda connection: connection.door == "http", GONE)
+
+
+async def test_a_dismissed_stream_is_told_and_ends(door: Door) -> None:
+    async with door.session.get("/v1/stream", params={"topic": "a"}) as response:
+        assert (await next_event(response.content)).name == "start"
+        assert dismiss_all(door) == 1
+        event = await next_event(response.content)
+        assert (event.name, event.data["code"], event.data["detail"]) == ("error", "forbidden", "told to go")
+        assert await response.content.read() == b""
+    await until(lambda: not door.server._admission)
+
+
+async def test_a_dismissed_poll_is_answered_with_the_reason(door: Door) -> None:
+    await door.queue("q", ["a"])
+    poll = asyncio.create_task(door("POST", "/v1/queues/q/receive?wait=30"))
+    await until(lambda: any(c.on_dismiss for c in open_connections(door)))
+    dismiss_all(door)
+    answer = await asyncio.wait_for(poll, PATIENCE)
+    assert (answer.status, answer.code) == (403, "forbidden")
+    await until(lambda: not door.server._admission)
+    await door.publish("a", "x")
+    assert len(await door.receive("q")) == 1
+
+
+async def test_a_dismissed_idle_connection_is_closed(door: Door) -> None:
+    assert (await door("GET", "/livez")).status == 200
+    assert dismiss_all(door) == 1
+    await until(lambda: not door.server._admission)
+    assert (await door("GET", "/livez")).status == 200
+
+
+async def test_a_dismissed_publisher_gets_its_receipt_first(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = door.engine.commit
+
+    def commit_and_dismiss(unit: Unit) -> None:
+        commit(unit)
+        dismiss_all(door)
+
+    monkeypatch.setattr(door.engine, "commit", commit_and_dismiss)
+    request = b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+    answer = await door.bare(request + REQUEST)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_half_a_request_of_a_dismissed_connection_is_given_up(door: Door) -> None:
+    reader, writer = await door.connect()
+    writer.write(b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
+    await until(lambda: any(c._busy for c in open_connections(door)))
+    dismiss_all(door)
+    assert await read_all(reader) == b""
+    assert not door.engine.topics()

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from broker.auth.principal import LOCAL
+from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.limits import Limits
 from broker.protocols.native import wire
@@ -49,6 +51,13 @@ class Peer:
 
     def close(self) -> None:
         self._writer.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for the server's loop to notice a socket."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -117,6 +126,37 @@ async def test_a_second_connection_of_a_publisher_takes_over(tmp_path: Path) -> 
         assert (await second.hear())[2]["sequence"] == 1
         second.say([wire.PUBLISH, 2, [["a", b"2"]]])
         assert (await second.hear())[:2] == [wire.CONFIRM, 2]
+        second.close()
+
+
+async def test_a_dismissed_connection_is_told_why_and_costs_no_delivery(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        await world.subscribe("q", "jobs")
+        await world.publish("jobs", "1")
+        peer.say([wire.HELLO, 1, {"client": "billing"}], [wire.ATTACH, 1, "q", {"credit": 1}])
+        while (frame := await peer.hear())[0] != wire.DELIVER:
+            pass
+        (known,) = server.admission
+        assert (known.door, known.address, known.client) == ("native", "127.0.0.1", "billing")
+        assert known.principal is LOCAL
+        assert server.admission.of_principal("local") == 1
+        peer.say([wire.STARTED, 1, [frame[3][0][0]]], [wire.PING, 1])
+        assert await peer.hear() == [wire.PONG, 1]
+        assert server.admission.dismiss(lambda c: c.id == known.id, BrokerError(Code.FORBIDDEN, "revoked")) == 1
+        assert await peer.hear() == [wire.ERROR, None, "forbidden", "Not allowed; ask for a grant. revoked"]
+        assert await peer.end() == b""
+        assert not server.admission
+        (row,) = await (worker := world.attach("q")).take(1)
+        assert worker.attempts_of(row[0]) == (0, 0)
+
+
+async def test_who_has_not_greeted_is_nobody_yet(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {}])
+        await peer.hear()
+        second = Peer(*await asyncio.open_connection(*peer.address))
+        await until(lambda: len(server.admission) == 2)
+        assert [connection.principal for connection in server.admission] == [LOCAL, None]
         second.close()
 
 
