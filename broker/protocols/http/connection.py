@@ -33,12 +33,14 @@ class Clockwork:
         self.arriving: Deadlines[Connection] = Deadlines(loop, options.request_timeout / 1000, Connection.late)
         self.committing: Deadlines[Connection] = Deadlines(loop, options.answer_timeout / 1000, Connection.overdue)
         self.stuck: Deadlines[Connection] = Deadlines(loop, options.write_timeout / 1000, Connection.abort)
+        self.stalling: Deadlines[Connection] = Deadlines(loop, options.slow_after / 1000, Connection.stalled)
 
     def close(self) -> None:
         """Forget all deadlines."""
         self.arriving.close()
         self.committing.close()
         self.stuck.close()
+        self.stalling.close()
 
 
 class Connection(web.RequestHandler):
@@ -61,6 +63,7 @@ class Connection(web.RequestHandler):
         "interrupted",
         "on_dismiss",
         "on_resume",
+        "on_stall",
         "port",
         "principal",
         "since",
@@ -74,7 +77,8 @@ class Connection(web.RequestHandler):
         self.address, self.port = UNIX, 0
         self.principal: Principal | None = None
         self.token: str | None = None
-        self.on_resume: Callable[[], None] | None = None
+        self.on_resume: Callable[[], None] | None = None  # the client reads again
+        self.on_stall: Callable[[], None] | None = None  # it read nothing for `slow_after`
         self.on_dismiss: Callable[[BrokerError], None] | None = None
         self.interrupted: BrokerError | None = None
         self._clockwork = clockwork
@@ -142,6 +146,11 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def stalled(self) -> None:
+        """The client has not read for a while."""
+        if self.on_stall is not None:
+            self.on_stall()
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """See aiohttp. A broken body, met again when the rest of it is passed over, was told to its sender."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
@@ -203,6 +212,7 @@ class Connection(web.RequestHandler):
             self._clockwork.admission.leave(self)
         self._clockwork.arriving.end(self)
         self._clockwork.stuck.end(self)
+        self._clockwork.stalling.end(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -223,11 +233,13 @@ class Connection(web.RequestHandler):
         """See asyncio.Protocol."""
         super().pause_writing()
         self._clockwork.stuck.begin(self)
+        self._clockwork.stalling.begin(self)
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
         super().resume_writing()
         self._clockwork.stuck.end(self)
+        self._clockwork.stalling.end(self)
         if self.on_resume is not None:
             self.on_resume()
 

@@ -15,6 +15,7 @@ class HttpOptions(BaseModel):
     `hosts`: names, beside IP addresses and `localhost`, under which browsers and proxies reach this door.
     `request_timeout`: from the connection (or the first byte of a later request) to the whole request.
     `keepalive`: how long a connection may idle between requests. `write_timeout`: how long a client may refuse to read.
+    `slow_after`: how far a stream's reader with `slow=drop` may fall behind.
     `answer_timeout`: how long a commit may take. `max_wait`: the longest poll of a queue. `heartbeat`: of streams.
     """
 
@@ -26,6 +27,7 @@ class HttpOptions(BaseModel):
     request_timeout: Annotated[Duration, Field(ge=100, le=3_600_000)] = 30_000
     keepalive: Annotated[Duration, Field(ge=100, le=3_600_000)] = 75_000
     write_timeout: Annotated[Duration, Field(ge=100, le=3_600_000)] = 30_000
+    slow_after: Annotated[Duration, Field(ge=100, le=3_600_000)] = 10_000
     answer_timeout: Annotated[Duration, Field(ge=100, le=3_600_000)] = 30_000
     max_wait: Annotated[Duration, Field(ge=0, le=3_600_000)] = 60_000
     heartbeat: Annotated[Duration, Field(ge=100, le=3_600_000)] = 15_000

@@ -30,6 +30,7 @@ from broker.protocols.http.queue import QueueRoutes
 from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.router import MethodNotAllowedError, Route, Router
 from broker.protocols.http.stream import StreamRoutes
+from broker.protocols.http.texts import Texts
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
@@ -77,7 +78,7 @@ class HttpServer:
         self._admission = Admission(hub.limits.max_connections) if admission is None else admission
         self._origins = Origins(options.hosts)
         self._receivers = Receivers(hub)
-        self._streams = StreamRoutes(hub, options)
+        self._streams = StreamRoutes(hub, options, Texts())
         self._stopping = False
         self._server: _Server | None = None
         self._listeners: list[asyncio.Server] = []

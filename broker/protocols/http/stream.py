@@ -1,13 +1,13 @@
 """Follow topics live: server-sent events (WHATWG HTML §9.2) on `/v1/stream`.
 
 The first event, `start`, says honestly where reading begins and whether that is where it was asked to; each message
-carries its position as id, so that a browser resumes by itself with Last-Event-ID. A message is encoded once for all
-who follow it, and written from the engine's own call, without a task or an await per reader; a reader that does not
-read gets no credit, and in the end no connection. Floor 4.
+carries its position as id, so that a browser resumes by itself with Last-Event-ID. A commit's messages are encoded and
+framed once for all who follow them, and written from the engine's own call, without a task or an await per reader.
+Floor 4.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 
 from aiohttp import web
@@ -15,135 +15,119 @@ from aiohttp import web
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.position import LATEST, Start
-from broker.core.subscription import Delivery
+from broker.core.subscription import Delivery, Kind
 from broker.engine.base import Attachment
 from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import arrived, connection_of, principal_of
+from broker.protocols.http.follower import Follower, Slow
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import document
-from broker.protocols.http.representation import dumps, message_json
+from broker.protocols.http.representation import dumps
 from broker.protocols.http.router import Route
+from broker.protocols.http.texts import Texts
 
-WINDOW_MESSAGES = 1_000
-WINDOW_BYTES = 256 << 10
-SHARED_BYTES = 4 << 20
-"""Bytes of encoded events kept for other readers."""
 RECONNECT_MS = 2_000
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _HEARTBEAT = b":\n\n"
 
 
-class Events:
-    """Messages as events, the latest ones remembered."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, bytes] = {}
-        self._order: deque[int] = deque()
-        self._size = 0
-
-    def of(self, row: Row, epoch: str) -> bytes:
-        """The event of one message."""
-        event = self._known.get(row[0])
-        if event is None:
-            event = f"id: {epoch}.{row[0]}\ndata: {message_json(row, epoch)}\n\n".encode()
-            self._remember(row[0], event)
-        return event
-
-    def _remember(self, offset: int, event: bytes) -> None:
-        self._known[offset] = event
-        self._order.append(offset)
-        self._size += len(event)
-        while self._size > SHARED_BYTES:
-            self._size -= len(self._known.pop(self._order.popleft()))
+def event(name: str, data: object, id_: str = "") -> bytes:
+    """One event that is no message."""
+    head = f"id: {id_}\n" if id_ else ""
+    return f"{head}event: {name}\ndata: {dumps(data)}\n\n".encode()
 
 
-class Follower:
-    """One reader; a Consumer of the engine's."""
+def framed(chunk: bytes) -> bytes:
+    """As a chunk of a chunked body (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
-    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, events: Events, epoch: str) -> None:
+
+class Chunks:
+    """The messages of a commit as events; the latest are remembered, as the next reader most often gets the same."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._rows: Sequence[Row] = ()
+        self._epoch = ""
+        self._plain = self._framed = b""
+
+    def of(self, rows: Sequence[Row], epoch: str, *, chunked: bool) -> bytes:
+        """Their events, one after the other."""
+        if rows is not self._rows or epoch != self._epoch:
+            text = self._texts.of
+            parts = [b"id: %b.%d\ndata: %b\n\n" % (epoch.encode(), row[0], text(row, epoch)) for row in rows]
+            self._plain = b"".join(parts)
+            self._framed = framed(self._plain)
+            self._rows, self._epoch = rows, epoch
+        return self._framed if chunked else self._plain
+
+
+class EventStream:
+    """One response; the Line of its follower. `ended` resolves when nothing more comes."""
+
+    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, chunks: Chunks, epoch: str) -> None:
         self._connection = connection_of(request)
-        self._framed = response.chunked
-        self._events = events
+        self._chunked = response.chunked
+        self._chunks = chunks
         self._epoch = epoch
-        self._attachment: Attachment | None = None
-        self._owed_messages = 0
-        self._owed_bytes = 0
-        self._granting = False
-        self.ended: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        self.ended_by: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
 
-    def begin(self, attachment: Attachment) -> None:
-        """The start event is out: let messages come."""
-        self._attachment = attachment
-        self._connection.on_resume = self._grant_soon
-        self._connection.on_dismiss = self.end
-        attachment.grant(WINDOW_MESSAGES, WINDOW_BYTES)
+    @property
+    def full(self) -> bool:
+        """See Line."""
+        return self._connection.writing_paused
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Write them; credit comes back as soon as the client reads."""
-        rows, of, epoch = delivery.rows, self._events.of, self._epoch
-        self._write(b"".join([of(row, epoch) for row in rows]))
-        self._owed_messages += len(rows)
-        self._owed_bytes += sum([len(row[4]) for row in rows])
-        if not self._connection.writing_paused:
-            self._grant_soon()
+    def hand(self, delivery: Delivery) -> None:
+        """See Line."""
+        self._write(self._chunks.of(delivery.rows, self._epoch, chunked=self._chunked))
 
-    def detached(self, error: BrokerError) -> None:
-        """The engine let go of this reader."""
-        self._attachment = None
-        self.end(error)
+    def thinned(self, left_out: int, offset: int) -> None:
+        """See Line."""
+        self._send(event("thinned", {"left_out": left_out, "position": f"{self._epoch}.{offset}"}))
 
-    def end(self, error: BrokerError) -> None:
-        """Let the request end with this as its last event."""
-        if not self.ended.done():
-            self.ended.set_result(error)
+    def ended(self, error: BrokerError | None) -> None:
+        """See Line."""
+        if not self.ended_by.done():
+            self.ended_by.set_result(error or BrokerError(Code.SHUTTING_DOWN))
 
     def beat(self) -> None:
         """A comment, so that proxies and clients see a living stream."""
-        if not self._connection.writing_paused:
-            self._write(_HEARTBEAT)
+        if not self.full:
+            self._send(_HEARTBEAT)
 
-    def close(self) -> None:
-        """The reader is gone or was told to go."""
-        self._connection.on_resume = self._connection.on_dismiss = None
-        attachment, self._attachment = self._attachment, None
-        if attachment is not None:
-            attachment.detach()
+    def follow(self, follower: Follower | None) -> None:
+        """Let this follower know what becomes of the connection."""
+        connection = self._connection
+        if follower is None:
+            connection.on_resume = connection.on_stall = connection.on_dismiss = None
+        else:
+            connection.on_resume = follower.go_on
+            connection.on_stall = follower.stalled
+            connection.on_dismiss = follower.end
 
-    def _write(self, chunk: bytes) -> None:
+    def _send(self, chunk: bytes) -> None:
+        self._write(framed(chunk) if self._chunked else chunk)
+
+    def _write(self, data: bytes) -> None:
         transport = self._connection.transport
-        if transport is None or transport.is_closing():
-            return
-        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._framed else chunk)
-
-    def _grant_soon(self) -> None:
-        """Not from within the engine's own call: what is granted may be delivered in the same breath."""
-        if not self._granting and self._owed_messages:
-            self._granting = True
-            asyncio.get_running_loop().call_soon(self._grant)
-
-    def _grant(self) -> None:
-        self._granting = False
-        if self._attachment is None or self._connection.writing_paused:
-            return
-        messages, size = self._owed_messages, self._owed_bytes
-        self._owed_messages = self._owed_bytes = 0
-        self._attachment.grant(messages, size)
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
 
 class StreamRoutes:
     """Serves event streams."""
 
-    def __init__(self, hub: Hub, options: HttpOptions) -> None:
+    def __init__(self, hub: Hub, options: HttpOptions, texts: Texts) -> None:
         self._hub = hub
-        self._heartbeat = options.heartbeat / 1000
-        self._events = Events()
-        self._followers: set[Follower] = set()
+        self._options = options
+        self._chunks = Chunks(texts)
+        self._streams: dict[EventStream, Follower] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._followers)
+        return len(self._streams)
 
     def routes(self) -> list[Route]:
         """What this module serves."""
@@ -154,54 +138,73 @@ class StreamRoutes:
         if self._closed:
             raise BrokerError(Code.SHUTTING_DOWN)
         arrived(request)  # whatever body there is says nothing, and a stream lasts
-        query = request.query
-        parameters.known(query, ("topic", "from"))
-        filters, start = parameters.filters(query.getall("topic", [])), _start(request)
+        parameters.known(request.query, ("topic", "from", "subscription", "slow"))
+        slow = Slow.of(request.query.get("slow", Slow.WAIT))
         response = web.StreamResponse(headers=_HEADERS)
         response.force_close()
         if request.version >= (1, 1):
             response.enable_chunked_encoding()
-        follower = Follower(request, response, self._events, self._hub.engine.epoch)
-        attachment = self._hub.follow(principal_of(request), filters, start, follower)
+        stream = EventStream(request, response, self._chunks, self._hub.engine.epoch)
+        follower = Follower(stream, slow, patience=self._options.slow_after, wall=self._hub.wall)
+        attachment = self._attach(request, follower)
         try:
             await response.prepare(request)
             await response.write(self._opening(attachment))
-            error = await self._run(follower, attachment)
+            error = await self._run(stream, follower, attachment)
             with suppress(ConnectionError):
-                await response.write(b"event: error\ndata: %b\n\n" % dumps(document(error.code, error.detail)).encode())
+                await response.write(event("error", self._farewell(error, follower)))
         finally:
-            follower.close()
+            follower.close(lost=True)
             attachment.detach()
         return response
 
-    async def _run(self, follower: Follower, attachment: Attachment) -> BrokerError:
-        self._followers.add(follower)
+    def _attach(self, request: web.BaseRequest, follower: Follower) -> Attachment:
+        query, principal = request.query, principal_of(request)
+        topics, name = query.getall("topic", []), query.get("subscription")
+        if name is None:
+            return self._hub.follow(principal, parameters.filters(topics), _start(request), follower)
+        if "from" in query:
+            raise BrokerError(Code.BAD_OPTION, "a named stream is read from its cursor; leave out from")
+        if self._hub.subscription(principal, name).spec.kind is not Kind.STREAM:
+            raise BrokerError(Code.WRONG_KIND, f"{name} is a queue; receive from it, or follow its topics")
+        return self._hub.attach(principal, name, follower, parameters.filters(topics) if topics else ())
+
+    async def _run(self, stream: EventStream, follower: Follower, attachment: Attachment) -> BrokerError:
+        self._streams[stream] = follower
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
+            self._timer = asyncio.get_running_loop().call_later(self._options.heartbeat / 1000, self._beat)
         try:
+            stream.follow(follower)
             follower.begin(attachment)
-            return await follower.ended
+            return await stream.ended_by
         finally:
-            self._followers.discard(follower)
+            stream.follow(None)
+            del self._streams[stream]
 
     def _opening(self, attachment: Attachment) -> bytes:
-        position = f"{self._hub.engine.epoch}.{attachment.position}"
-        opening = dumps({"recovered": attachment.recovered, "position": position})
-        return f"retry: {RECONNECT_MS}\nid: {position}\nevent: start\ndata: {opening}\n\n".encode()
+        position = self._position(attachment.position)
+        start = event("start", {"recovered": attachment.recovered, "position": position}, position)
+        return b"retry: %d\n%b" % (RECONNECT_MS, start)
+
+    def _farewell(self, error: BrokerError, follower: Follower) -> dict[str, object]:
+        return document(error.code, error.detail) | {"position": self._position(follower.position)}
+
+    def _position(self, offset: int) -> str:
+        return f"{self._hub.engine.epoch}.{offset}"
 
     def _beat(self) -> None:
         self._timer = None
-        for follower in self._followers:
-            follower.beat()
-        if self._followers:
-            self._timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
+        for stream in self._streams:
+            stream.beat()
+        if self._streams:
+            self._timer = asyncio.get_running_loop().call_later(self._options.heartbeat / 1000, self._beat)
 
     def close(self) -> None:
         """The door closes: everybody is told."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for follower in self._followers:
+        for follower in list(self._streams.values()):
             follower.end(BrokerError(Code.SHUTTING_DOWN))
 
 

@@ -120,10 +120,10 @@ class Door:
     async def info(self, name: str) -> Any:
         return (await self("GET", f"/v1/subscriptions/{name}")).json
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A bare socket."""
+    async def connect(self, limit: int = 1 << 16) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare socket; `limit` of what is searched for a separator."""
         host, port = self.address.rsplit(":", 1)
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
         self.writers.append(writer)
         return reader, writer
 

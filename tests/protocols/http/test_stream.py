@@ -1,13 +1,15 @@
 """Follow topics by server-sent events."""
 
 import asyncio
+import json
+import re
 from typing import Any
 
 import aiohttp
 import pytest
 
 from broker.core.errors import BrokerError, Code
-from broker.protocols.http.stream import SHARED_BYTES, Events
+from broker.protocols.http.texts import SHARED_BYTES, Texts
 from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, next_event, until
 
 
@@ -147,7 +149,7 @@ async def test_a_reader_that_the_engine_drops_is_told(door: Door, reader: Reader
     events = await reader.open("topic=a")
     await next_event(events)
     await until(lambda: len(door.server._streams) == 1)
-    (follower,) = door.server._streams._followers
+    (follower,) = door.server._streams._streams.values()
     follower.detached(BrokerError(Code.SLOW_READER, "too slow"))
     end = await next_event(events)
     assert end.data["code"] == "slow_reader"
@@ -169,16 +171,75 @@ async def test_a_reader_that_does_not_read_harms_nobody_and_is_dropped(open_door
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(b"GET /v1/stream?topic=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until(lambda: len(door.server._streams) == 1)
-    (follower,) = door.server._streams._followers
+    (stream,) = door.server._streams._streams
     most = 0
     body = b"x" * 100_000
     for _ in range(120):
         await door.publish("a", body)
-        transport = follower._connection.transport
+        transport = stream._connection.transport
         most = max(most, transport.get_write_buffer_size() if transport else 0)
     await until(lambda: len(door.server._streams) == 0)
     assert most < 2 << 20  # the window, not the backlog
     assert not door.engine.attachments
+
+
+async def test_a_reader_that_wants_to_be_dropped_is_told_where_to_resume(open_door: DoorFactory) -> None:
+    door = await open_door(slow_after="200ms")
+    stream, writer = await door.connect()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /v1/stream?topic=a&slow=drop HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: len(door.server._streams) == 1)
+    for _ in range(120):
+        await door.publish("a", b"x" * 100_000)
+    await until(lambda: not door.engine.attachments)
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(PATIENCE):
+        events = (await stream.read()).decode()
+    problem = json.loads(events.partition("event: error\ndata: ")[2].partition("\n")[0])
+    assert problem["code"] == "slow_reader"
+    assert problem["position"] == re.findall(r"^id: (.*)$", events, re.MULTILINE)[-1]
+
+
+async def test_a_thinned_reader_is_told_how_many_were_left_out(door: Door) -> None:
+    stream, writer = await door.connect(limit=64 << 20)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /v1/stream?topic=a&slow=thin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: len(door.server._streams) == 1)
+    for _ in range(150):
+        await door.publish("a", b"x" * 100_000)
+    await door.publish("a", b"the last")
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(PATIENCE):
+        events = (await stream.readuntil(b'"offset":151,')).decode()
+    left_out = [json.loads(data)["left_out"] for data in re.findall(r"event: thinned\ndata: (.*)", events)]
+    assert left_out
+    assert events.count('data: {"id"') + sum(left_out) == 151
+
+
+async def test_a_named_stream_is_read_from_its_cursor(door: Door, reader: Reader) -> None:
+    for topic in ("a/x", "a/y", "b"):
+        await door.publish(topic, b"1")
+    await door.queue("bi", ["a/#"], kind="stream", **{"from": "earliest"})
+    for query, topics in (("subscription=bi", ["a/x", "a/y"]), ("subscription=bi&topic=*/y", ["a/y"])):
+        events = await reader.open(query)
+        assert (await next_event(events)).data["recovered"] is True
+        assert [(await next_event(events)).data["topic"] for _ in topics] == topics
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("subscription=none", 404, "unknown_subscription"),
+        ("subscription=work", 409, "wrong_kind"),
+        ("subscription=bi&from=earliest", 400, "bad_option"),
+        ("topic=a&slow=never", 400, "bad_option"),
+    ],
+)
+async def test_what_a_stream_cannot_be(door: Door, query: str, status: int, code: str) -> None:
+    await door.queue("work", ["a"])
+    await door.queue("bi", ["a"], kind="stream")
+    answer = await door("GET", f"/v1/stream?{query}")
+    assert (answer.status, answer.code) == (status, code)
 
 
 async def test_a_reader_of_more_than_its_window_gets_everything(door: Door) -> None:
@@ -211,7 +272,7 @@ async def test_many_readers_share_one_encoding(door: Door, reader: Reader) -> No
     await door.publish("a", b"1")
     for events in streams:
         assert (await next_event(events)).data["offset"] == 1
-    assert len(door.server._streams._events._known) == 1
+    assert len(door.server._streams._chunks._texts._known) == 1
 
 
 async def test_json_with_line_breaks_stays_one_event(door: Door, reader: Reader) -> None:
@@ -221,9 +282,9 @@ async def test_json_with_line_breaks_stays_one_event(door: Door, reader: Reader)
     assert (await next_event(events)).data["body"] == {"a": 1, "b": "\n"}
 
 
-def test_remembered_events_are_bounded() -> None:
-    events = Events()
+def test_remembered_texts_are_bounded() -> None:
+    texts = Texts()
     for offset in range(100):
-        events.of((offset, "a", 0, None, b"x" * 100_000), "e")
-    assert sum(map(len, events._known.values())) == events._size <= SHARED_BYTES
-    assert 99 in events._known
+        texts.of((offset, "a", 0, None, b"x" * 100_000), "e")
+    assert sum(map(len, texts._known.values())) == texts._size <= SHARED_BYTES
+    assert 99 in texts._known
