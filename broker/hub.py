@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from broker.auth.principal import Principal, Verb, authorize
@@ -54,6 +55,14 @@ class Published:
     position: str | None
     duplicate: bool = False
     due: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Authorized and checked work for `commit`; `published` makes its receipt into one for each message."""
+
+    unit: Unit
+    published: Callable[[Receipt], list[Published]]
 
 
 class Hub:
@@ -130,6 +139,19 @@ class Hub:
         """Publish all or nothing, with settles and key/value writes in the same transaction; returns after the
         commit. `sender` is the connection that asks, for fairness. Raises BrokerError. Not undone when the caller is
         cancelled: then the outcome is unknown to it."""
+        prepared = self.prepare(principal, messages, settles=settles, sets=sets, sender=sender)
+        return prepared.published(await self.committed(prepared.unit))
+
+    def prepare(
+        self,
+        principal: Principal,
+        messages: Sequence[Outgoing],
+        *,
+        settles: Sequence[Settle] = (),
+        sets: Sequence[Set] = (),
+        sender: Hashable = None,
+    ) -> Prepared:
+        """What `publish` does before the commit, for a caller that wants to be called back (`unit.done`)."""
         for settle in settles:
             self.authorize(principal, Verb.CONSUME, settle.subscription)
         unit = Unit(sender=sender or principal, settles=list(settles), sets=list(sets))
@@ -144,7 +166,12 @@ class Hub:
             else:
                 unit.publishes.append(draft)
                 places.append(None)
-        receipt = await self.committed(unit)
+        unit.size = _size(unit)
+        return Prepared(unit, partial(self._all_published, ids, places))
+
+    def _all_published(
+        self, ids: Sequence[str | None], places: Sequence[Scheduled | None], receipt: Receipt
+    ) -> list[Published]:
         index = 0
         published: list[Published] = []
         for given, place in zip(ids, places, strict=True):
@@ -178,10 +205,7 @@ class Hub:
                 future.set_result(receipt)
 
         unit.done = done
-        drafts = [*unit.publishes, *(scheduled.draft for scheduled in unit.schedules)]
-        unit.size = unit.size or sum(len(d[2]) + len(d[1] or b"") for d in drafts) + sum(
-            len(s.value or b"") for s in unit.sets
-        )
+        unit.size = unit.size or _size(unit)
         self.commit(unit)
         receipt = await future
         if receipt.error is not None:
@@ -288,6 +312,11 @@ class Hub:
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
         return info
+
+
+def _size(unit: Unit) -> int:
+    drafts = [*unit.publishes, *(scheduled.draft for scheduled in unit.schedules)]
+    return sum(len(d[2]) + len(d[1] or b"") for d in drafts) + sum(len(s.value or b"") for s in unit.sets)
 
 
 def _due(options: Mapping[str, Any], now: int) -> int | None:
