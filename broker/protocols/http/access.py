@@ -10,8 +10,9 @@ from typing import cast
 
 from aiohttp import web
 
-from broker.auth.principal import Principal
+from broker.auth.principal import Principal, Verb
 from broker.core.errors import BrokerError, Code
+from broker.hub import Hub
 from broker.protocols.http.connection import Connection
 
 
@@ -26,6 +27,15 @@ def principal_of(request: web.BaseRequest) -> Principal:
     if principal is None:
         raise BrokerError(Code.FORBIDDEN, "only clients on this machine are served until [auth] is configured")
     return principal
+
+
+def may(hub: Hub, principal: Principal, verb: Verb, resource: str) -> bool:
+    """The same question as `hub.authorize`, for lists that show what one may see."""
+    try:
+        hub.authorize(principal, verb, resource)
+    except BrokerError:
+        return False
+    return True
 
 
 def arrived(request: web.BaseRequest) -> None:

@@ -130,7 +130,7 @@ def known(query: Mapping[str, str], names: Iterable[str]) -> None:
     """Raises BAD_REQUEST for a parameter that the path does not have."""
     for name in query:
         if name not in names:
-            raise BrokerError(Code.BAD_REQUEST, f"no parameter {name!r}; there are {', '.join(names)}")
+            raise BrokerError(Code.BAD_REQUEST, f"no parameter {name!r}; there are {', '.join(names) or 'none'}")
 
 
 def filters(texts: Iterable[str]) -> list[str]:

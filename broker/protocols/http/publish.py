@@ -7,11 +7,41 @@ from broker.core.topic import check_filter
 from broker.hub import Hub, Outgoing
 from broker.protocols.http import parameters
 from broker.protocols.http.access import connection_of, principal_of
+from broker.protocols.http.models import Page, Receipt
+from broker.protocols.http.operation import DURATION, Answer, Body, From, Operation, Tag, Whole, header, path_part
 from broker.protocols.http.representation import message_json, messages_json, receipt_json
 from broker.protocols.http.router import Route
 
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
+PATH = "/v1/topics/{topic}/messages"
+TOPIC = path_part("topic", "Levels joined by `/`. To read, it may be a filter.", "orders/created")
+HEADERS = (
+    header("Postroom-Id", "The same id on the same topic is stored once, for 7 days: makes a retry safe."),
+    header("Postroom-Key", "Messages of one key keep their order in an ordered queue.", example="customer-3"),
+    header("Postroom-Priority", "9 goes first.", {"type": "integer", "minimum": 0, "maximum": 9}),
+    header("Postroom-Delay", "Enter the log only after this time.", DURATION),
+    header("Postroom-Ttl", "Nobody wants it after this time.", DURATION),
+)
+LIMIT = Whole.of("limit", "At most so many messages.", 1, MAX_PAGE, DEFAULT_PAGE)
+FROM = From("from", "`earliest`, `latest`, an offset, a position, or an RFC 3339 time (`+` is `%2B` in a URL).")
+
+PUBLISH = Operation(
+    Tag.PUBLISH,
+    "Publish a message",
+    {201: Answer("On disk.", Receipt)},
+    "The body is the message, bytes as they are; `Content-Type` is kept with it. `Postroom-Header-NAME` sets a header"
+    " of the message's own.",
+    (TOPIC, *HEADERS),
+    Body({"*/*": None}, "At most 1 MiB unless configured.", required=False),
+)
+REPLAY = Operation(
+    Tag.READ,
+    "Read a piece of the log",
+    {200: Answer("In order of offset.", Page)},
+    "Without settling anything, and as often as you like. Go on with `from=` the `next` of the answer.",
+    (TOPIC, FROM, LIMIT),
+)
 
 
 class PublishRoutes:
@@ -22,8 +52,10 @@ class PublishRoutes:
 
     def routes(self) -> list[Route]:
         """What this module serves."""
-        path = "/v1/topics/{topic}/messages"
-        return [Route("POST", path, self.publish, "publish"), Route("GET", path, self.replay, "replay")]
+        return [
+            Route("POST", PATH, self.publish, "publish", PUBLISH),
+            Route("GET", PATH, self.replay, "replay", REPLAY),
+        ]
 
     async def publish(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
         """Answers 201 with the receipt after the commit."""
@@ -38,10 +70,7 @@ class PublishRoutes:
 
     async def replay(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
         """Answers a page of the log; `next` is the position to go on from."""
-        query = request.query
-        parameters.known(query, ("from", "limit"))
-        start = parameters.start(query["from"]) if "from" in query else EARLIEST
-        limit = parameters.whole(query.get("limit", str(DEFAULT_PAGE)), "limit", 1, MAX_PAGE)
+        start, limit = FROM.read(request.query, EARLIEST), LIMIT.read(request.query)
         page = await self._hub.read(principal_of(request), [check_filter(topic)], start, limit)
         epoch = self._hub.engine.epoch
         texts = [message_json(row, epoch) for row in page.rows]

@@ -10,17 +10,71 @@ from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import arrived, connection_of, principal_of
+from broker.protocols.http.models import Count, Peeked, ReceivedMessages, SettleItem, SettleResults
+from broker.protocols.http.operation import (
+    JSON,
+    Answer,
+    Body,
+    Duration,
+    Operation,
+    Tag,
+    Whole,
+    no_content,
+    path_part,
+)
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Handed, Receiver, Receivers
-from broker.protocols.http.representation import dumps, message_json, messages_json
+from broker.protocols.http.representation import answer, message_json, messages_json
 from broker.protocols.http.router import Route
 from broker.protocols.http.settlement import Settlement
 
 MAX_RECEIVE = 1_000
 MAX_PEEK = 1_000
+MAX_DEAD = 10_000
 GLANCE, LOOK = 0.02, 1.0
 """Seconds that a poll which does not want to wait gives the engine: when nothing is ready, and when something is."""
+
+QUEUE = path_part("name", "The queue.", "mailer")
+MAX = Whole.of("max", "At most so many messages.", 1, MAX_RECEIVE, 1)
+WAIT = Duration("wait", "How long to wait for the first one; at most 60 s unless configured.")
+PEEK_LIMIT = Whole.of("limit", "At most so many messages.", 1, MAX_PEEK, 10)
+DEAD_LIMIT = Whole.of("limit", "At most so many, oldest first.", 1, MAX_DEAD, 1_000)
+
+RECEIVE = Operation(
+    Tag.QUEUES,
+    "Receive messages",
+    {200: Answer("As soon as there is one; none after the wait.", ReceivedMessages)},
+    "Leases outlive the request and the connection. When its lease runs out, a message goes to another worker; a settle"
+    " that comes late is taken as long as nobody else holds the message.",
+    (QUEUE, MAX, WAIT),
+)
+SETTLE = Operation(
+    Tag.QUEUES,
+    "Settle messages or extend their leases",
+    {200: Answer("After the commit, a result per item.", SettleResults)},
+    "One bad item does not stop the others. To settle and publish all or nothing, send a unit.",
+    (QUEUE,),
+    Body({JSON: list[SettleItem]}, "At most 10,000 items unless configured."),
+)
+PEEK = Operation(
+    Tag.QUEUES,
+    "Look at the oldest outstanding messages",
+    {200: Answer("Untouched, leased ones included.", Peeked)},
+    "",
+    (QUEUE, PEEK_LIMIT),
+)
+PAUSE = Operation(Tag.QUEUES, "Stop handing out", no_content("It survives a restart."), "", (QUEUE,))
+RESUME = Operation(Tag.QUEUES, "Go on handing out", no_content("Handed out again."), "", (QUEUE,))
+PURGE = Operation(
+    Tag.QUEUES, "Settle all that waits and is not leased", {200: Answer("Gone from the queue.", Count)}, "", (QUEUE,)
+)
+PURGE_DEAD = Operation(
+    Tag.QUEUES, "Delete dead letters for good", {200: Answer("Deleted.", Count)}, "", (QUEUE, DEAD_LIMIT)
+)
+REDRIVE = Operation(
+    Tag.QUEUES, "Put dead letters back into the queue", {200: Answer("Ready again.", Count)}, "", (QUEUE, DEAD_LIMIT)
+)
 
 
 class QueueRoutes:
@@ -35,14 +89,14 @@ class QueueRoutes:
         """What this module serves."""
         path = "/v1/queues/{name}/"
         return [
-            Route("POST", f"{path}receive", self.receive, "receive"),
-            Route("POST", f"{path}settle", self.settle, "settle"),
-            Route("GET", f"{path}peek", self.peek, "peek"),
-            Route("POST", f"{path}pause", self.pause, "pause"),
-            Route("POST", f"{path}resume", self.resume, "resume"),
-            Route("POST", f"{path}purge", self.purge, "purge"),
-            Route("POST", f"{path}purge-dead", self.purge_dead, "purge_dead"),
-            Route("POST", f"{path}redrive", self.redrive, "redrive"),
+            Route("POST", f"{path}receive", self.receive, "receive", RECEIVE),
+            Route("POST", f"{path}settle", self.settle, "settle", SETTLE),
+            Route("GET", f"{path}peek", self.peek, "peek", PEEK),
+            Route("POST", f"{path}pause", self.pause, "pause", PAUSE),
+            Route("POST", f"{path}resume", self.resume, "resume", RESUME),
+            Route("POST", f"{path}purge", self.purge, "purge", PURGE),
+            Route("POST", f"{path}purge-dead", self.purge_dead, "purge_dead", PURGE_DEAD),
+            Route("POST", f"{path}redrive", self.redrive, "redrive", REDRIVE),
         ]
 
     # Workers
@@ -50,10 +104,8 @@ class QueueRoutes:
     async def receive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers up to `max` messages as soon as there is one, none after `wait`."""
         arrived(request)  # whatever body there is says nothing; the wait is not for it
-        query = request.query
-        parameters.known(query, ("max", "wait"))
-        count = parameters.whole(query.get("max", "1"), "max", 1, MAX_RECEIVE)
-        wait = self._wait(query.get("wait", "0"))
+        count = MAX.read(request.query)
+        wait = WAIT.read(request.query, self._options.max_wait) / 1000
         receiver = self._receivers.open(principal_of(request), name)
         if not wait:
             info = self._hub.engine.subscription(name)
@@ -64,14 +116,6 @@ class QueueRoutes:
         if handed.rows:
             await _hand_over(request, response, receiver, handed)
         return response
-
-    def _wait(self, text: str) -> float:
-        wait = parameters.duration(text, "wait")
-        if wait > self._options.max_wait:
-            raise BrokerError(
-                Code.BAD_OPTION, f"wait is at most {self._options.max_wait // 1000} s; ask again after it"
-            )
-        return wait / 1000
 
     def _received(self, name: str, receiver: Receiver, handed: Handed) -> bytes:
         epoch = self._hub.engine.epoch
@@ -105,13 +149,13 @@ class QueueRoutes:
             with connection:
                 lost = await self._hub.settle(principal, settlement.settles, sender=connection)
             settlement.finish({offset for _, offset in lost}, receiver)
-        return _json({"results": settlement.results})
+        return answer({"results": settlement.results})
 
     # Owners
 
     async def peek(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers the oldest outstanding messages without touching them."""
-        limit = _limit(request, 10, MAX_PEEK)
+        limit = PEEK_LIMIT.read(request.query)
         self._hub.queue(principal_of(request), name, Verb.CONSUME)
         rows = await self._hub.engine.peek(name, limit)
         epoch = self._hub.engine.epoch
@@ -132,12 +176,12 @@ class QueueRoutes:
 
     async def purge_dead(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Deletes up to `limit` dead letters; answers how many."""
-        limit = _limit(request, 1_000, self._hub.limits.max_batch)
+        limit = DEAD_LIMIT.read(request.query)
         return await self._manage(request, name, lambda: self._hub.engine.purge_dead(name, limit))
 
     async def redrive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Puts up to `limit` dead letters back; answers how many."""
-        limit = _limit(request, 1_000, self._hub.limits.max_batch)
+        limit = DEAD_LIMIT.read(request.query)
         return await self._manage(request, name, lambda: self._hub.engine.redrive(name, limit))
 
     async def _manage(
@@ -145,7 +189,7 @@ class QueueRoutes:
     ) -> web.StreamResponse:
         self._hub.queue(principal_of(request), name, Verb.MANAGE)
         count = await act()
-        return web.Response(status=204) if count is None else _json({"count": count})
+        return web.Response(status=204) if count is None else answer({"count": count})
 
 
 async def _hand_over(request: web.BaseRequest, response: web.Response, receiver: Receiver, handed: Handed) -> None:
@@ -156,12 +200,3 @@ async def _hand_over(request: web.BaseRequest, response: web.Response, receiver:
     except (ConnectionError, asyncio.CancelledError):
         receiver.give_back(handed)
         raise
-
-
-def _limit(request: web.BaseRequest, default: int, most: int) -> int:
-    parameters.known(request.query, ("limit",))
-    return parameters.whole(request.query.get("limit", str(default)), "limit", 1, most)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=dumps(value).encode(), status=status, content_type="application/json")

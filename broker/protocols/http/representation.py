@@ -10,6 +10,8 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import web
+
 from broker.core.message import Message, Row
 from broker.core.spec import shown_values
 from broker.engine.base import SubscriptionInfo
@@ -29,6 +31,11 @@ COUNTS = tuple(f.name for f in fields(SubscriptionInfo) if f.name != "spec")
 
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 """Compact JSON; NaN and infinities are refused (RFC 8259 §6)."""
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=dumps(value).encode(), status=status, content_type="application/json")
 
 
 def moment(ms: int) -> str:

@@ -22,14 +22,16 @@ from broker.observe.metrics import EngineCollector, RequestCollector, registry
 from broker.protocols.http.access import Origins, connection_of, principal_of
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.connection import Clockwork, Connection
+from broker.protocols.http.docs import DocsRoutes
 from broker.protocols.http.options import HttpOptions
-from broker.protocols.http.parameters import MAX_JSON
+from broker.protocols.http.parameters import MAX_JSON, known
 from broker.protocols.http.problem import problem
 from broker.protocols.http.publish import PublishRoutes
 from broker.protocols.http.queue import QueueRoutes
 from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.router import MethodNotAllowedError, Route, Router
 from broker.protocols.http.stream import StreamRoutes
+from broker.protocols.http.subscriptions import SubscriptionRoutes
 from broker.protocols.http.texts import Texts
 
 _log = logging.getLogger(__name__)
@@ -87,9 +89,15 @@ class HttpServer:
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
         self.registry.register(self._requests)
         self._router = Router()
-        admin = AdminRoutes(hub, self.registry, lambda: self._stopping, more, secret or _no_secret)
-        work = (PublishRoutes(hub), QueueRoutes(hub, options, self._receivers), self._streams, admin)
-        for route in [route for part in work for route in part.routes()] + list(routes):
+        parts = (
+            PublishRoutes(hub),
+            QueueRoutes(hub, options, self._receivers),
+            self._streams,
+            SubscriptionRoutes(hub, secret or _no_secret),
+            AdminRoutes(hub, self.registry, lambda: self._stopping, more),
+            DocsRoutes(lambda: self.routes),
+        )
+        for route in [route for part in parts for route in part.routes()] + list(routes):
             self._router.add(route)
 
     def _collector(self) -> RequestCollector:
@@ -136,6 +144,11 @@ class HttpServer:
             self._clockwork.close()
 
     @property
+    def routes(self) -> list[Route]:
+        """All that the door serves."""
+        return list(self._router)
+
+    @property
     def connections(self) -> list[Connection]:
         """Those that are open."""
         made = self._server.connections if self._server is not None else []
@@ -153,6 +166,8 @@ class HttpServer:
             self._origins.check(request)
             route, part = self._router.find(request.method, request.rel_url.raw_path)
             name = route.name
+            if request.query_string:
+                known(request.query, route.operation.query)
             response = await route.handler(request, part)
         except asyncio.CancelledError:
             error = connection.interrupted

@@ -21,6 +21,7 @@ from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import arrived, connection_of, principal_of
 from broker.protocols.http.follower import Follower, Slow
+from broker.protocols.http.operation import Answer, From, Operation, Parameter, Tag, header
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import document
 from broker.protocols.http.representation import dumps
@@ -30,6 +31,33 @@ from broker.protocols.http.texts import Texts
 RECONNECT_MS = 2_000
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _HEARTBEAT = b":\n\n"
+
+TOPIC = Parameter(
+    "topic",
+    "A topic filter, any number of times; `*` stands for `+`, a last `**` for `#`.",
+    {"type": "array", "items": {"type": "string", "minLength": 1}},
+    example=["orders/**"],
+)
+SUBSCRIPTION = Parameter(
+    "subscription", "A named stream, read from its cursor; `topic` narrows it, `from` is not for it."
+)
+SLOW = Parameter(
+    "slow",
+    "What becomes of a reader that is behind: it waits, is dropped with its position, or is handed only the latest"
+    " message of each topic and key and told how many were left out (event `thinned`).",
+    {"type": "string", "enum": [*Slow], "default": Slow.WAIT.value},
+)
+FROM = From("from", "As for a piece of the log; `latest` when it is not given.")
+LAST_EVENT_ID = header("Last-Event-ID", "The position of the last event seen; it goes before `from`.")
+STREAM = Operation(
+    Tag.READ,
+    "Follow topics live",
+    {200: Answer("Server-sent events until the client goes.", media="text/event-stream")},
+    "The first event, `start`, has `{recovered, position}` as data: `recovered: false` says that something between was"
+    " removed or the log is another one. Messages have no event name and their position as id. The event `error`"
+    " carries a problem document and is the last. A comment comes every 15 s.",
+    (TOPIC, FROM, SUBSCRIPTION, SLOW, LAST_EVENT_ID),
+)
 
 
 def event(name: str, data: object, id_: str = "") -> bytes:
@@ -131,14 +159,13 @@ class StreamRoutes:
 
     def routes(self) -> list[Route]:
         """What this module serves."""
-        return [Route("GET", "/v1/stream", self.stream, "stream")]
+        return [Route("GET", "/v1/stream", self.stream, "stream", STREAM)]
 
     async def stream(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers events until the client goes."""
         if self._closed:
             raise BrokerError(Code.SHUTTING_DOWN)
         arrived(request)  # whatever body there is says nothing, and a stream lasts
-        parameters.known(request.query, ("topic", "from", "subscription", "slow"))
         slow = Slow.of(request.query.get("slow", Slow.WAIT))
         response = web.StreamResponse(headers=_HEADERS)
         response.force_close()
@@ -213,4 +240,4 @@ def _start(request: web.BaseRequest) -> Start:
     last = request.headers.get("Last-Event-ID")
     if last:
         return parameters.start(last, "Last-Event-ID")
-    return parameters.start(request.query["from"]) if "from" in request.query else LATEST
+    return FROM.read(request.query, LATEST)

@@ -8,10 +8,13 @@ from aiohttp import web
 
 from broker.core.errors import BrokerError, Code
 from broker.core.subscription import Spec
+from broker.protocols.http.operation import Answer, Operation, Tag
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.router import Route
 from broker.protocols.http.server import HttpServer
 from tests.protocols.http.conftest import Door
+
+HOOK = Operation(Tag.BROKER, "Of another part", {200: Answer("Said back.")})
 
 
 async def test_a_subscription_is_made_changed_shown_and_deleted(door: Door) -> None:
@@ -30,7 +33,7 @@ async def test_a_subscription_is_made_changed_shown_and_deleted(door: Door) -> N
     for method in ("GET", "DELETE"):
         missing = await door(method, path)
         assert (missing.status, missing.code) == (404, "unknown_subscription")
-    assert (await door("GET", "/v1/subscriptions")).json == {"subscriptions": []}
+    assert (await door("GET", "/v1/subscriptions")).json["subscriptions"] == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ async def test_a_subscription_is_made_changed_shown_and_deleted(door: Door) -> N
 async def test_settings_that_do_not_fit_are_refused(door: Door, body: object, status: int, code: str) -> None:
     answer = await door("PUT", "/v1/subscriptions/q", body)
     assert (answer.status, answer.code) == (status, code)
-    assert (await door("GET", "/v1/subscriptions")).json == {"subscriptions": []}
+    assert (await door("GET", "/v1/subscriptions")).json["subscriptions"] == []
 
 
 async def test_names_and_kinds_that_do_not_fit_are_refused(door: Door) -> None:
@@ -93,7 +96,7 @@ async def test_where_there_are_no_webhooks_there_is_no_secret(door: Door) -> Non
 
 
 async def test_topics(door: Door) -> None:
-    assert (await door("GET", "/v1/topics")).json == {"topics": []}
+    assert (await door("GET", "/v1/topics")).json["topics"] == []
     await door.publish("b", b"12345")
     await door.publish("a", b"1")
     topics = (await door("GET", "/v1/topics")).json["topics"]
@@ -194,7 +197,7 @@ async def test_other_parts_bring_routes_and_status(door: Door) -> None:
     server = HttpServer(
         door.hub,
         HttpOptions(port=0),
-        routes=[Route("POST", "/hooks/{name}", hello, "hook")],
+        routes=[Route("POST", "/hooks/{name}", hello, "hook", HOOK)],
         more=lambda: {"listeners": ["x"]},
     )
     first, door.address = door.address, (await server.start())[0]
@@ -211,4 +214,4 @@ async def test_two_routes_of_one_path_are_a_mistake(door: Door) -> None:
         raise AssertionError
 
     with pytest.raises(ValueError, match="two routes for GET /livez"):
-        HttpServer(door.hub, HttpOptions(port=0), routes=[Route("GET", "/livez", nothing, "x")])
+        HttpServer(door.hub, HttpOptions(port=0), routes=[Route("GET", "/livez", nothing, "x", HOOK)])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
 from broker.protocols.http import parameters
+from broker.protocols.http.operation import Answer, Operation, Tag
 from broker.protocols.http.router import Route, Router
 
 
@@ -39,6 +40,9 @@ def test_any_filter_is_read_or_refused(text: str) -> None:
     assert found is Code.BAD_FILTER or not {"*", "**"} & set(found[0].split("/"))
 
 
+ABOUT = Operation(Tag.BROKER, "For a test", {200: Answer("Never.")})
+
+
 async def _nothing(request: object, part: str) -> object:
     raise AssertionError
 
@@ -46,7 +50,7 @@ async def _nothing(request: object, part: str) -> object:
 def test_longer_beginnings_are_tried_first() -> None:
     router = Router()
     for path in ("/v1/{a}", "/v1/things/{b}", "/v1/things/{b}/go", "/v1/things"):
-        router.add(Route("GET", path, _nothing, path))  # type: ignore[arg-type]
+        router.add(Route("GET", path, _nothing, path, ABOUT))  # type: ignore[arg-type]
     found = {path: router.find("GET", path) for path in ("/v1/x/y", "/v1/things/x", "/v1/things/x/go", "/v1/things")}
     assert {path: (route.name, part) for path, (route, part) in found.items()} == {
         "/v1/x/y": ("/v1/{a}", "x/y"),

@@ -1,0 +1,295 @@
+"""The shapes of what goes in and out as JSON: read by the requests that come often, and the schemas of the reference.
+
+What is written out often (messages, receipts) is written by `representation`, which keeps to these. Floor 4.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
+
+from broker.core.errors import Code
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""An RFC 3339 time in UTC."""
+Span = Annotated[
+    int | float | str,
+    Field(description="Seconds, or a text such as `500ms`, `30s`, `5m`, `2h`, `7d`.", examples=["5m"]),
+]
+Position = Annotated[str, Field(description="A place in the log, opaque: go on after it with `from`.")]
+Key = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Shape(BaseModel):
+    """What is answered: other members may come in later versions."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Given(BaseModel):
+    """What is sent: a member that is not known is refused, it might be a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(Shape):
+    """A refusal (RFC 9457). `code` is stable and for programs, `title` and `detail` say to people what to do."""
+
+    type: str
+    title: str
+    status: int
+    code: Literal[tuple(code.value for code in Code)]  # type: ignore[valid-type]
+    detail: str = ""
+
+
+# Messages
+
+
+class Message(Shape):
+    """A message as readers see it. Exactly one of `body` and `body_base64` is there: `body` is a JSON value when the
+    content type is JSON (as it was published, byte for byte), a text when it is a text type."""
+
+    id: str
+    offset: int
+    position: Position
+    topic: str
+    key: str | None
+    headers: dict[str, str]
+    content_type: str | None
+    priority: Annotated[int, Field(ge=0, le=9)]
+    published_at: Moment
+    expires_at: Moment | None = None
+    history: list[dict[str, Any]] = Field([], description="Of a dead letter: what went wrong, and when.")
+    source: dict[str, Any] | None = Field(None, description="Of a dead letter: queue, reason and first offset.")
+    body: Any = None
+    body_base64: str = ""
+
+
+class Received(Message):
+    """A message in a worker's hand."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    receipt: Annotated[str, Field(description="Settle or extend the lease by it.")]
+
+
+class Receipt(Shape):
+    """The message is on disk. `duplicate`: its id was known, and `offset` is the first one's. A delayed message has
+    neither offset nor position yet, and says when it is `due`."""
+
+    id: str
+    offset: int | None
+    position: Position | None
+    duplicate: bool
+    due: Moment | None = None
+
+
+class Receipts(Shape):
+    """Of a batch, in its order."""
+
+    receipts: list[Receipt]
+
+
+class Page(Shape):
+    """A piece of the log. `next`: go on with `from` there. `recovered: false`: reading could not begin where it was
+    asked to; what was between is gone, or the log is another one."""
+
+    messages: list[Message]
+    next: Position
+    recovered: bool
+
+
+class Peeked(Shape):
+    """The oldest outstanding messages."""
+
+    messages: list[Message]
+
+
+class ReceivedMessages(Shape):
+    """Leased until `lease_seconds` from now, unless settled or extended."""
+
+    messages: list[Received]
+    lease_seconds: float
+
+
+class Item(TypedDict):
+    """One message of a batch. `body`: a text is stored as it is when `content_type` is no JSON type; anything else as
+    compact JSON, with `application/json` when no type is given. What must arrive byte for byte goes as `body_base64`.
+    Neither of them: an empty body."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    topic: Annotated[str, Field(min_length=1, examples=["orders/created"])]
+    body: NotRequired[Any]
+    body_base64: NotRequired[str]
+    id: NotRequired[Key]
+    key: NotRequired[Key]
+    headers: NotRequired[dict[str, str]]
+    content_type: NotRequired[Key]
+    priority: NotRequired[Annotated[int, Field(ge=0, le=9)]]
+    ttl: NotRequired[Span]
+    delay: NotRequired[Span]
+    due: NotRequired[Moment]
+
+
+# Queues
+
+
+class SettleItem(Given):
+    """`delay` goes with `retry`, `duration` with `extend`; `error` enters the message's history."""
+
+    receipt: str
+    outcome: Literal["ack", "retry", "reject", "release", "extend"]
+    delay: Span | None = None
+    error: str | None = None
+    duration: Span | None = None
+
+
+class SettleResult(Shape):
+    """What became of one item."""
+
+    receipt: Any
+    ok: bool
+    problem: Problem | None = None
+
+
+class SettleResults(Shape):
+    """In the order of the items."""
+
+    results: list[SettleResult]
+
+
+class Count(Shape):
+    """How many messages it was done to."""
+
+    count: int
+
+
+# Subscriptions
+
+
+class Retry(Given):
+    """After a failed attempt: `initial` times `factor` each time, at most `cap`, spread by `jitter`; or `schedule`.
+    After `max_attempts` it is a dead letter."""
+
+    initial: Span = "1s"
+    factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    cap: Span = "5m"
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_attempts: Annotated[int, Field(ge=1)] = 10
+    schedule: Annotated[list[Span], Field(max_length=100)] = []
+
+
+class Settings(BaseModel):
+    """A queue or a stream. What is left out gets its default, also when the subscription exists. What a GET answered
+    may be sent back: counts in it are passed over."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["queue", "stream"] = "queue"
+    topics: Annotated[list[str], Field(min_length=1, max_length=100, examples=[["orders/#"]])]
+    from_: Annotated[
+        str | int | None, Field(alias="from", description="Where a new one begins; `latest` if absent.")
+    ] = None
+    lease: Span | None = None
+    retry: Retry | None = None
+    ordered: bool = False
+    fair: bool = False
+    single_active: bool = False
+    max_messages: Annotated[int, Field(ge=1)] | None = None
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    overflow: Literal["refuse", "drop_oldest"] | None = None
+    max_deliveries: Annotated[int, Field(ge=1)] | None = None
+    webhook: dict[str, Any] | None = None
+
+
+class Subscription(Shape):
+    """Settings, and how many messages are where. `oldest_at`: when the oldest outstanding message was published."""
+
+    name: str
+    kind: Literal["queue", "stream"]
+    topics: list[str]
+    paused: bool
+    floor: int
+    lag: int
+    ready: int
+    leased: int
+    delayed: int
+    blocked: int
+    consumers: int
+    oldest_at: Moment | None
+    dead_letters: int
+    acked: int
+    retried: int
+    dead: int
+    expired: int
+    dropped: int
+
+
+class Subscriptions(Shape):
+    """By name."""
+
+    subscriptions: list[Subscription]
+    next: str | None
+
+
+class Secret(Shape):
+    """What the receiver of webhooks checks them by."""
+
+    secret: str
+
+
+# The rest
+
+
+class Topic(Shape):
+    """Messages and bytes of bodies that are still in the log."""
+
+    name: str
+    messages: int
+    bytes: int
+
+
+class Topics(Shape):
+    """By name."""
+
+    topics: list[Topic]
+    next: str | None
+
+
+class Waiting(Shape):
+    """A message that waits for its time."""
+
+    id: str
+    due: Moment
+    topic: str
+
+
+class Scheduled(Shape):
+    """Soonest first."""
+
+    scheduled: list[Waiting]
+
+
+class Alive(Shape):
+    """The loop runs."""
+
+    status: str
+
+
+class Ready(Shape):
+    """Whether messages are taken, or at least handed out, and why not."""
+
+    status: str
+    state: str
+    reason: str
+
+
+class Status(Shape):
+    """The broker in numbers."""
+
+    version: str
+    uptime_seconds: float
+    state: str
+    reason: str
+    epoch: str
+    next_offset: int
