@@ -240,7 +240,7 @@ class Daemon:
         await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks) if name in self._tasks))
 
     async def _watch_state(self) -> None:
-        """Say when the engine stops taking messages, and when it takes them again."""
+        """Say when the engine stops taking messages and takes them again, and when limits are no longer felt."""
         while True:
             stats = self.engine.stats()
             if stats.state != self._state:
@@ -248,6 +248,7 @@ class Daemon:
                 level = logging.INFO if stats.state == "running" else logging.CRITICAL
                 log.log(level, "engine %s", stats.state, extra={"reason": stats.reason})
                 self._notifier.status(self._status())
+            self.hub.flow.limited.tick()
             await asyncio.sleep(LOOK)
 
     async def _feed_watchdog(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from broker.auth.principal import Principal, Verb, authorize
+from broker.auth.principal import BROKER, Principal, Verb, authorize
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta
 from broker.core.position import Start
@@ -30,7 +30,9 @@ from broker.engine.base import (
     SubscriptionInfo,
     Unit,
 )
+from broker.flow import Flow
 from broker.limits import Limits
+from broker.observe.limited import Limited
 
 RESERVED_KEYS = ("webhook/", "drop/")
 """What connectors keep under these, secrets and ledgers, no client may read or change."""
@@ -66,11 +68,18 @@ class Prepared:
 
 
 class Hub:
-    """See the module. `wall` gives unix seconds and is a parameter so that tests need not sleep."""
+    """See the module. `wall` gives unix seconds and `monotonic` seconds; parameters, so that tests need not sleep."""
 
-    def __init__(self, engine: Engine, limits: Limits, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine = engine
         self.limits = limits
+        self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
         self.checks: list[Callable[[Spec], None]] = []
         """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
@@ -125,7 +134,34 @@ class Hub:
         for settle in unit.settles:
             if type(settle.offset) is not int or not 0 <= settle.offset < 1 << 63:
                 raise BrokerError(Code.BAD_REQUEST, f"{settle.offset!r} is no offset of a message")
-        self.engine.commit(unit)
+        if unit.publishes or unit.schedules or unit.sets:
+            self._commit_counted(unit)
+        else:
+            self.engine.commit(unit)
+
+    def _commit_counted(self, unit: Unit) -> None:
+        """What publishes takes its part of memory until it is answered, and counts against its principal's rate."""
+        flow, principal, sender, weight, done = self.flow, unit.principal, unit.sender, unit.weight(), unit.done
+
+        def answered(receipt: Receipt) -> None:
+            flow.leave(principal, sender, weight)
+            if done is not None:
+                done(receipt)
+
+        unit.done = answered
+        flow.enter(principal, sender, weight)
+        try:
+            self.engine.commit(unit)
+        except BrokerError:
+            flow.leave(principal, sender, weight)
+            unit.done = done
+            raise
+        flow.spend(principal, len(unit.publishes) + len(unit.schedules), unit.size)
+
+    def check_room(self, principal: Principal, sender: Hashable, size: int) -> None:
+        """May a publish of about so many bytes be taken now? Asked before its body is. Raises RATE_LIMITED,
+        OVERLOADED."""
+        self.flow.check(_counted(principal), sender, size)
 
     async def publish(
         self,
@@ -154,7 +190,7 @@ class Hub:
         """What `publish` does before the commit, for a caller that wants to be called back (`unit.done`)."""
         for settle in settles:
             self.authorize(principal, Verb.CONSUME, settle.subscription)
-        unit = Unit(sender=sender or principal, settles=list(settles), sets=list(sets))
+        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles), sets=list(sets))
         places: list[Scheduled | None] = []
         ids: list[str | None] = []
         for message in messages:
@@ -167,6 +203,7 @@ class Hub:
                 unit.publishes.append(draft)
                 places.append(None)
         unit.size = _size(unit)
+        self.check_room(principal, unit.sender, unit.size)
         return Prepared(unit, partial(self._all_published, ids, places))
 
     def _all_published(
@@ -218,7 +255,8 @@ class Hub:
         """Settle; returns after the commit the (subscription, offset) of those that came too late."""
         for subscription in {settle.subscription for settle in settles}:
             self.authorize(principal, Verb.CONSUME, subscription)
-        receipt = await self.committed(Unit(sender=sender or principal, settles=list(settles)))
+        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles))
+        receipt = await self.committed(unit)
         return receipt.lost
 
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
@@ -312,6 +350,11 @@ class Hub:
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
         return info
+
+
+def _counted(principal: Principal) -> str | None:
+    """The name under which a principal has its part; the broker's own connectors bound themselves."""
+    return None if principal == BROKER else principal.name
 
 
 def _size(unit: Unit) -> int:

@@ -18,7 +18,7 @@ from broker.hub import Hub
 from broker.net.address import address_of
 from broker.net.admission import Admission
 from broker.net.listener import open_sockets
-from broker.observe.metrics import EngineCollector, RequestCollector, registry
+from broker.observe.metrics import EngineCollector, LimitCollector, RequestCollector, registry
 from broker.protocols.http.access import Origins, connection_of, principal_of
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.connection import Clockwork, Connection
@@ -87,6 +87,7 @@ class HttpServer:
         self._requests = self._collector()
         self.registry = collected or registry()
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
+        self.registry.register(LimitCollector(*hub.flow.measured()))
         self.registry.register(self._requests)
         self._router = Router()
         parts = (

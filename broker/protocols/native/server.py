@@ -135,6 +135,10 @@ class Connection(asyncio.Protocol):
         """After this step of the loop."""
         self.server.loop.call_soon(call)
 
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """After so long."""
+        self.server.loop.call_later(seconds, call)
+
     def request(self, number: int, verb: str, arguments: Any) -> None:
         """Run it in a task: requests are rare and slow."""
         if len(self._requests) >= MAX_REQUESTS:
@@ -182,9 +186,12 @@ class NativeServer:
         connection.session.fail(BrokerError(Code.NOT_GREETED, "no HELLO in time"))
 
     def _heartbeat(self) -> None:
-        """Ask who was silent for a period; close who was silent for two."""
+        """Ask who was silent for a period; close who was silent for two. Whom we do not read cannot be heard, but shall
+        hear that we live."""
         for connection in list(self.connections):
-            if connection.heard or connection.held:
+            if connection.held:
+                connection.session.send(wire.PING, None)
+            elif connection.heard:
                 connection.heard = connection.asked = False
             elif connection.asked:
                 connection.transport.abort()

@@ -61,7 +61,8 @@ class Client(Administration):
     ) -> None:
         self.address = address
         self.publisher = publisher or uuid.uuid4().hex
-        self._hello = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
+        self._hello: dict[str, Any] = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
+        self._hello["features"] = ["slowed"]
         if token or address.token:
             self._hello["token"] = token or address.token or ""
         self._outbox = Outbox(window)

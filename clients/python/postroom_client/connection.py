@@ -169,7 +169,9 @@ class Connection:
         if link is None:
             return
         out = [wire.pack(frame) for frame in self.readers.gather(self._loop.time())]
-        if self.outbox.waiting and not link.paused and not link.closing:
+        # Slowed, we send nothing ahead of the answers, so that settles do not queue up behind publishes.
+        ahead = link.slowed and self.outbox.underway
+        if self.outbox.waiting and not link.paused and not link.closing and not ahead:
             out.extend(self.outbox.frames())
         if out:
             link.write(b"".join(out))
@@ -210,6 +212,8 @@ class Connection:
             _, upto, runs, duplicates = wire.padded(frame, 4)
             self.outbox.confirm(upto, runs or (), duplicates or ())
             self._note_room()
+            if link.slowed:
+                self.write_soon()
         elif kind == wire.REPLY:
             self.requests.reply(frame)
         elif kind == wire.WELCOME:
@@ -232,6 +236,8 @@ class Connection:
             self.requests.error(request, refusal(code, text))
         elif kind == wire.CLOSING:
             self._closing(link)
+        elif kind == wire.SLOWED:
+            self._slowed(link, *wire.padded(frame, 3)[1:3])
 
     def _welcome(self, link: Link, settings: dict[str, Any]) -> None:
         """Resume: ask again, attach again, then send again what is not covered."""
@@ -248,6 +254,15 @@ class Connection:
         self._note_room()
         if not self._first.done():
             self._first.set_result(None)
+
+    def _slowed(self, link: Link, code: str | None, text: str | None) -> None:
+        """SLOWED: a limit of the broker holds up our publishes, or (nil) no longer does."""
+        link.slowed = code is not None
+        if link.slowed:
+            logger.warning("the broker slows our publishing (%s): %s", code, text)
+        else:
+            logger.info("the broker takes our publishes at full speed again")
+            self.write_soon()
 
     def _closing(self, link: Link) -> None:
         """CLOSING: what is in hand may still be settled; the next connection takes all else."""

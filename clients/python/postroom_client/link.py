@@ -31,6 +31,7 @@ class Link(asyncio.Protocol):
         self.paused = False
         self.closing = False  # one side is about to go: publish nothing more here
         self.parted = False  # GOODBYE has been said
+        self.slowed = False  # the broker takes publishes more slowly than we send them
         self.error: PostroomError | None = None
         self.welcomed: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
