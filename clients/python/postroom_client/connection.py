@@ -6,13 +6,14 @@ not confirmed. Everything that a turn of the loop gathers (publishes, settles, c
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 
-from postroom_client import wire
+from postroom_client import tls, wire
 from postroom_client.address import Address
 from postroom_client.backoff import Backoff
-from postroom_client.errors import FATAL, ClientClosed, ConnectionLost, PostroomError, refusal
+from postroom_client.errors import FATAL, UNTRUSTED, ClientClosed, ConnectionLost, PostroomError, refusal
 from postroom_client.link import Link, dial
 from postroom_client.outbox import Outbox
 from postroom_client.readers import Reader, Readers
@@ -26,7 +27,13 @@ class Connection:
     """See the module. Made and used inside one running loop. `error`: why there will be no other connection."""
 
     def __init__(
-        self, address: Address, hello: dict[str, Any], outbox: Outbox, backoff: Backoff, dial_timeout: float = 10.0
+        self,
+        address: Address,
+        hello: dict[str, Any],
+        outbox: Outbox,
+        backoff: Backoff,
+        dial_timeout: float = 10.0,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
         self.outbox = outbox
@@ -37,6 +44,7 @@ class Connection:
         self._hello = hello
         self._backoff = backoff
         self._dial_timeout = dial_timeout
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -80,7 +88,7 @@ class Connection:
         while True:
             failed, connected = await self._connect_once()
             self._last_error = failed
-            if failed.code in FATAL:
+            if failed.code in FATAL or (failed.code == UNTRUSTED and not self._first.done()):
                 self._fail(failed)
                 return
             failures = 1 if connected else failures + 1
@@ -90,12 +98,12 @@ class Connection:
         """Connect and stay until the connection ends; why it did, and whether there was one."""
         link: Link | None = None
         try:
-            link = await dial(self.address, self._make_link, self._dial_timeout)
+            link = await dial(self.address, self._make_link, self._dial_timeout, self._context)
             await link.ended
         except PostroomError as error:
             return error, False
         except (OSError, TimeoutError) as error:
-            return ConnectionLost(str(error) or "no answer in time"), False
+            return tls.failure(error, self.address) or ConnectionLost(str(error) or "no answer in time"), False
         finally:
             if link is not None:
                 self._dropped(link)
