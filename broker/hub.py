@@ -7,12 +7,14 @@ engine. Every right is asked here and nowhere else. Floor 3.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from broker.auth.principal import BROKER, Principal, Verb, authorize
+from broker.auth.grant import MAX_KEY, Resource, Verb, on_key, on_subscription, on_topic
+from broker.auth.hold import Hold, Holds
+from broker.auth.principal import BROKER, LOCAL, Principal, authorize, is_admin
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta
 from broker.core.position import Start
@@ -28,14 +30,17 @@ from broker.engine.base import (
     Set,
     Settle,
     SubscriptionInfo,
+    TopicInfo,
     Unit,
 )
-from broker.flow import Flow
+from broker.engine.reader import Reader
 from broker.limits import Limits
-from broker.observe.limited import Limited
 
-RESERVED_KEYS = ("webhook/", "drop/")
-"""What connectors keep under these, secrets and ledgers, no client may read or change."""
+RESERVED_KEYS = ("auth/", "webhook/", "drop/")
+"""What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
+MAX_TOPICS = 20_000
+"""Topics that a principal is remembered to be allowed to publish to."""
+MAX_SCHEDULED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +73,57 @@ class Prepared:
 
 
 class Hub:
-    """See the module. `wall` gives unix seconds and `monotonic` seconds; parameters, so that tests need not sleep."""
+    """See the module. `wall` gives unix seconds and is a parameter so that tests need not sleep."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        limits: Limits,
-        wall: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, engine: Engine, limits: Limits, wall: Callable[[], float] = time.time) -> None:
         self.engine = engine
         self.limits = limits
-        self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
         self.checks: list[Callable[[Spec], None]] = []
         """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
         self.watchers: list[Callable[[], None]] = []
         """Told after a subscription was made, changed or deleted."""
+        self._holds = Holds()
 
     # Rights
 
-    def authorize(self, principal: Principal, verb: Verb, resource: str) -> None:
+    def authorize(self, principal: Principal, verb: Verb, resource: Resource) -> None:
         """Raises BrokerError(FORBIDDEN) naming verb and resource."""
         if not authorize(principal, verb, resource):
-            raise BrokerError(Code.FORBIDDEN, f"{principal.name} may not {verb.value} {resource!r}")
+            raise _refusal(principal, verb, resource)
+
+    def authorize_admin(self, principal: Principal) -> None:
+        """May it say who may do what? Raises FORBIDDEN."""
+        if not is_admin(principal):
+            raise BrokerError(Code.FORBIDDEN, f"{principal.name} is no admin")
+
+    def sees(self, principal: Principal, resource: Resource) -> bool:
+        """May it know that this is there: is there anything that it may do with it?"""
+        return any(authorize(principal, verb, resource) for verb in (Verb.CONSUME, Verb.MANAGE, Verb.PUBLISH))
+
+    def hold(self, principal: Principal, verb: Verb, resource: Resource, end: Callable[[BrokerError], None]) -> Hold:
+        """The same as `authorize`, for something that lasts: `end` is called when the right goes; `release` it when it
+        ends by itself. Raises FORBIDDEN."""
+        self.authorize(principal, verb, resource)
+        return self._holds.add(principal, ((verb, resource),), end)
+
+    def regranted(self, principal: Principal) -> None:
+        """The grants of this principal have changed: its readers that are no longer covered are ended."""
+        self._holds.recheck(principal, _refusal)
 
     def check_publish(self, principal: Principal, topic: object) -> str:
-        """May this principal publish to this topic? Callers may keep the answer for as long as the connection
-        lives. Raises BAD_TOPIC or FORBIDDEN."""
+        """May this principal publish to this topic? The answer holds as long as it is in `principal.topics`. Raises
+        BAD_TOPIC or FORBIDDEN."""
+        allowed = principal.topics
+        if topic in allowed:
+            return topic
         name = check_topic(topic)
         if name.startswith("$") and not name.startswith("$reply/"):
             raise BrokerError(Code.FORBIDDEN, f"{name!r}: topics that begin with $ are the broker's own")
-        self.authorize(principal, Verb.PUBLISH, name)
+        self.authorize(principal, Verb.PUBLISH, on_topic(name))
+        if len(allowed) >= MAX_TOPICS:
+            allowed.clear()
+        allowed.add(name)
         return name
 
     # Step 1: publish
@@ -134,34 +158,7 @@ class Hub:
         for settle in unit.settles:
             if type(settle.offset) is not int or not 0 <= settle.offset < 1 << 63:
                 raise BrokerError(Code.BAD_REQUEST, f"{settle.offset!r} is no offset of a message")
-        if unit.publishes or unit.schedules or unit.sets:
-            self._commit_counted(unit)
-        else:
-            self.engine.commit(unit)
-
-    def _commit_counted(self, unit: Unit) -> None:
-        """What publishes takes its part of memory until it is answered, and counts against its principal's rate."""
-        flow, principal, sender, weight, done = self.flow, unit.principal, unit.sender, unit.weight(), unit.done
-
-        def answered(receipt: Receipt) -> None:
-            flow.leave(principal, sender, weight)
-            if done is not None:
-                done(receipt)
-
-        unit.done = answered
-        flow.enter(principal, sender, weight)
-        try:
-            self.engine.commit(unit)
-        except BrokerError:
-            flow.leave(principal, sender, weight)
-            unit.done = done
-            raise
-        flow.spend(principal, len(unit.publishes) + len(unit.schedules), unit.size)
-
-    def check_room(self, principal: Principal, sender: Hashable, size: int) -> None:
-        """May a publish of about so many bytes be taken now? Asked before its body is. Raises RATE_LIMITED,
-        OVERLOADED."""
-        self.flow.check(_counted(principal), sender, size)
+        self.engine.commit(unit)
 
     async def publish(
         self,
@@ -188,9 +185,8 @@ class Hub:
         sender: Hashable = None,
     ) -> Prepared:
         """What `publish` does before the commit, for a caller that wants to be called back (`unit.done`)."""
-        for settle in settles:
-            self.authorize(principal, Verb.CONSUME, settle.subscription)
-        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles), sets=list(sets))
+        self._check_settles(principal, settles)
+        unit = Unit(sender=sender or principal, settles=list(settles), sets=list(sets))
         places: list[Scheduled | None] = []
         ids: list[str | None] = []
         for message in messages:
@@ -203,7 +199,6 @@ class Hub:
                 unit.publishes.append(draft)
                 places.append(None)
         unit.size = _size(unit)
-        self.check_room(principal, unit.sender, unit.size)
         return Prepared(unit, partial(self._all_published, ids, places))
 
     def _all_published(
@@ -253,65 +248,106 @@ class Hub:
         self, principal: Principal, settles: Sequence[Settle], *, sender: Hashable = None
     ) -> Sequence[tuple[str, int]]:
         """Settle; returns after the commit the (subscription, offset) of those that came too late."""
-        for subscription in {settle.subscription for settle in settles}:
-            self.authorize(principal, Verb.CONSUME, subscription)
-        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles))
-        receipt = await self.committed(unit)
+        self._check_settles(principal, settles)
+        receipt = await self.committed(Unit(sender=sender or principal, settles=list(settles)))
         return receipt.lost
 
+    def _check_settles(self, principal: Principal, settles: Sequence[Settle]) -> None:
+        for name in {settle.subscription for settle in settles}:
+            self.authorize(principal, Verb.CONSUME, on_subscription(name))
+
+    async def scheduled(self, principal: Principal, limit: int) -> list[Scheduled]:
+        """The scheduled messages that it may manage, soonest first."""
+        everything = is_admin(principal)
+        waiting = await self.engine.scheduled(limit if everything else MAX_SCHEDULED)
+        return [s for s in waiting if everything or authorize(principal, Verb.MANAGE, on_topic(s.draft[0]))][:limit]
+
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
-        """Cancel a scheduled message; False when it does not wait (any more)."""
-        self.authorize(principal, Verb.MANAGE, schedule_id)
-        return await self.engine.cancel(schedule_id)
+        """Cancel a scheduled message; False when none of that id waits that it may manage."""
+        return await self.engine.cancel(schedule_id, lambda name: authorize(principal, Verb.MANAGE, on_topic(name)))
 
     # Steps 3 to 5: readers
 
-    def attach(
-        self, principal: Principal, subscription: str, consumer: Consumer, filters: Sequence[str] = ()
-    ) -> Attachment:
+    def attach(self, principal: Principal, name: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
         """Become a consumer of a subscription; it starts with no credit. Raises UNKNOWN_SUBSCRIPTION, FORBIDDEN."""
-        self.authorize(principal, Verb.CONSUME, subscription)
-        return self.engine.attach(subscription, consumer, [check_filter(f) for f in filters])
+        narrowed = [check_filter(text) for text in filters]
+        return self._reader(
+            principal, [on_subscription(name)], consumer, lambda reader: self.engine.attach(name, reader, narrowed)
+        )
 
     def follow(self, principal: Principal, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
         """Replay and go on live, keeping nothing. Starts with no credit."""
-        return self.engine.follow(self._readable(principal, filters), start, consumer)
+        checked = _filters(filters)
+        return self._reader(
+            principal, map(on_topic, checked), consumer, lambda reader: self.engine.follow(checked, start, reader)
+        )
 
     def tap(self, principal: Principal, filters: Sequence[str], consumer: Consumer) -> Attachment:
         """See messages pass; what exceeds the credit is skipped."""
-        return self.engine.tap(self._readable(principal, filters), consumer)
+        checked = _filters(filters)
+        return self._reader(
+            principal, map(on_topic, checked), consumer, lambda reader: self.engine.tap(checked, reader)
+        )
+
+    def _reader(
+        self,
+        principal: Principal,
+        resources: Iterable[Resource],
+        consumer: Consumer,
+        attach: Callable[[Consumer], Attachment],
+    ) -> Attachment:
+        """Let a reader in, and remember what allows it, so that it is ended when that goes."""
+        needs = tuple((Verb.CONSUME, resource) for resource in resources)
+        for verb, resource in needs:
+            self.authorize(principal, verb, resource)
+        if principal is LOCAL or principal is BROKER:  # their grants never change
+            return attach(consumer)
+        reader = Reader(consumer)
+        reader.bind(attach(reader), self._holds.add(principal, needs, reader.end).release)
+        return reader
 
     async def read(
         self, principal: Principal, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20
     ) -> Page:
         """Replay a piece of the log."""
-        return await self.engine.read(self._readable(principal, filters), start, limit, max_bytes)
+        checked = _filters(filters)
+        for text in checked:
+            self.authorize(principal, Verb.CONSUME, on_topic(text))
+        return await self.engine.read(checked, start, limit, max_bytes)
 
-    def _readable(self, principal: Principal, filters: Sequence[str]) -> list[str]:
-        if not filters:
-            raise BrokerError(Code.BAD_FILTER, "name at least one topic filter")
-        for text in filters:
-            self.authorize(principal, Verb.CONSUME, check_filter(text))
-        return list(filters)
+    def topics(self, principal: Principal) -> list[TopicInfo]:
+        """The topics with messages that it may know of, by name."""
+        return [info for info in self.engine.topics() if self.sees(principal, on_topic(info.name))]
 
-    def check_key(self, principal: Principal, key: object, value: object = None) -> None:
-        """May this principal use this key of the key/value store, with such a value? Raises BAD_REQUEST, FORBIDDEN."""
-        if type(key) is not str or not 0 < len(key) <= 512:
-            raise BrokerError(Code.BAD_REQUEST, "a key is a text of 1 to 512 characters")
+    # Keys and values
+
+    def check_key(self, principal: Principal, name: object, value: object = None) -> str:
+        """May this principal write (or, with None, delete) this key? Raises BAD_REQUEST, FORBIDDEN."""
+        checked = _key(name)
         if value is not None and (type(value) is not bytes or len(value) > self.limits.max_body):
             raise BrokerError(Code.BAD_REQUEST, f"a value is bytes, at most {self.limits.max_body}, or nil to delete")
-        if key.startswith(RESERVED_KEYS):
-            raise BrokerError(Code.FORBIDDEN, f"keys that begin with {' or '.join(RESERVED_KEYS)} are the broker's own")
-        self.authorize(principal, Verb.MANAGE, key)
+        self.authorize(principal, Verb.MANAGE, on_key(checked))
+        return checked
+
+    async def get_key(self, principal: Principal, name: object) -> tuple[bytes, int] | None:
+        """(value, revision), or None. Raises BAD_REQUEST, FORBIDDEN."""
+        checked = _key(name)
+        self.authorize(principal, Verb.CONSUME, on_key(checked))
+        return await self.engine.get(checked)
+
+    async def keys(self, principal: Principal, prefix: str) -> list[str]:
+        """The keys of clients that begin so and that it may know of, sorted."""
+        found = await self.engine.keys(prefix)
+        return [name for name in found if not name.startswith(RESERVED_KEYS) and self.sees(principal, on_key(name))]
 
     # Subscriptions
 
     async def put_subscription(self, principal: Principal, spec: Spec) -> bool:
         """Create or change a subscription; True when created. A secret that is hidden as it was shown stays as it is.
         Raises what the engine and the connectors refuse."""
-        self.authorize(principal, Verb.MANAGE, spec.name)
+        self.authorize(principal, Verb.MANAGE, on_subscription(spec.name))
         for text in spec.topics:
-            self.authorize(principal, Verb.CONSUME, text)
+            self.authorize(principal, Verb.CONSUME, on_topic(text))
         spec = self._revealed(spec)
         for check in self.checks:
             check(spec)
@@ -330,7 +366,7 @@ class Hub:
 
     async def delete_subscription(self, principal: Principal, name: str) -> None:
         """Raises UNKNOWN_SUBSCRIPTION."""
-        self.authorize(principal, Verb.MANAGE, name)
+        self.authorize(principal, Verb.MANAGE, on_subscription(name))
         await self.engine.delete_subscription(name)
         self._tell_watchers()
 
@@ -338,23 +374,46 @@ class Hub:
         for watcher in self.watchers:
             watcher()
 
+    def subscriptions(self, principal: Principal) -> list[SubscriptionInfo]:
+        """Those that it may know of, by name."""
+        return [info for info in self.engine.subscriptions() if self.sees(principal, on_subscription(info.spec.name))]
+
     def subscription(self, principal: Principal, name: str) -> SubscriptionInfo:
-        """Raises UNKNOWN_SUBSCRIPTION."""
-        self.authorize(principal, Verb.CONSUME, name)
+        """To whom may consume or manage it. Raises UNKNOWN_SUBSCRIPTION, FORBIDDEN."""
+        if not authorize(principal, Verb.MANAGE, on_subscription(name)):
+            self.authorize(principal, Verb.CONSUME, on_subscription(name))
         return self.engine.subscription(name)
 
     def queue(self, principal: Principal, name: str, verb: Verb) -> SubscriptionInfo:
-        """The same for a caller that needs a queue. Raises WRONG_KIND too."""
-        self.authorize(principal, verb, name)
+        """The same for a caller that needs a queue and this right. Raises WRONG_KIND too."""
+        self.authorize(principal, verb, on_subscription(name))
         info = self.engine.subscription(name)
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
         return info
 
 
-def _counted(principal: Principal) -> str | None:
-    """The name under which a principal has its part; the broker's own connectors bound themselves."""
-    return None if principal == BROKER else principal.name
+def _refusal(principal: Principal, verb: Verb, resource: Resource) -> BrokerError:
+    return BrokerError(
+        Code.FORBIDDEN,
+        f"{principal.name} may not {verb.value} {resource}; an admin allows it by:"
+        f" postroom grant add {principal.name} {verb.value} '{resource}'",
+    )
+
+
+def _filters(filters: Sequence[str]) -> list[str]:
+    if not filters:
+        raise BrokerError(Code.BAD_FILTER, "name at least one topic filter")
+    return [check_filter(text) for text in filters]
+
+
+def _key(name: object) -> str:
+    """Raises BAD_REQUEST, and FORBIDDEN for the broker's own."""
+    if type(name) is not str or not 0 < len(name) <= MAX_KEY:
+        raise BrokerError(Code.BAD_REQUEST, f"a key is a text of 1 to {MAX_KEY} characters")
+    if name.startswith(RESERVED_KEYS):
+        raise BrokerError(Code.FORBIDDEN, f"keys that begin with {' or '.join(RESERVED_KEYS)} are the broker's own")
+    return name
 
 
 def _size(unit: Unit) -> int:

@@ -1,33 +1,50 @@
-"""Principals and the one question asked of them. First form: loopback clients are `local` and may do everything;
-tokens and grants come behind the same two names. Floor 2."""
+"""Principals and the one question asked of them. Floor 2."""
 
-from dataclasses import dataclass
-from enum import StrEnum
+import re
+from dataclasses import dataclass, field
 
+from broker.auth.grant import EVERYTHING, Grant, Resource, Verb
+from broker.core.errors import BrokerError, Code
 
-class Verb(StrEnum):
-    """What a principal may be allowed to do with a topic filter or a subscription name."""
-
-    PUBLISH = "publish"
-    CONSUME = "consume"
-    MANAGE = "manage"
-    ADMIN = "admin"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Principal:
-    """Somebody who asks; `name` goes to logs and audit."""
+    """Somebody who asks; `name` goes to logs and audit. There is one object per principal, and `grants` change in it.
+
+    `topics` are those that it was found allowed to publish to, kept so that the question is not asked for each message;
+    emptied when the grants change."""
 
     name: str
+    grants: tuple[Grant, ...] = ()
+    topics: set[str] = field(default_factory=set, repr=False)
 
 
-LOCAL = Principal("local")
+LOCAL = Principal("local", (EVERYTHING,))
 """Any client on a loopback or unix socket when there is no `[auth]`."""
 
-BROKER = Principal("$broker")
+BROKER = Principal("$broker", (EVERYTHING,))
 """The daemon's own connectors."""
 
+NOBODY = Principal("nobody")
+"""Who has not said yet who they are."""
 
-def authorize(principal: Principal, verb: Verb, resource: str) -> bool:  # noqa: ARG001  grants will ask for both
-    """May `principal` do `verb` on `resource` (a topic, filter or subscription name)? Unknown ones may nothing."""
-    return principal in (LOCAL, BROKER)
+
+def authorize(principal: Principal, verb: Verb, resource: Resource) -> bool:
+    """May `principal` do `verb` on the resource, on all of it? Without a grant that says so, nobody may."""
+    return any(grant.allows(verb, resource) for grant in principal.grants)
+
+
+def is_admin(principal: Principal) -> bool:
+    """May it do everything, and say who may do what?"""
+    return EVERYTHING in principal.grants
+
+
+def check_principal_name(name: object) -> str:
+    """Return the name if a principal may have it. Raises BAD_OPTION."""
+    if type(name) is not str or not _NAME.fullmatch(name):
+        raise BrokerError(Code.BAD_OPTION, f"{name!r} is no name: letters, digits, '.', '_', '-', '@', at most 128")
+    if name in (LOCAL.name, NOBODY.name):
+        raise BrokerError(Code.BAD_OPTION, f"{name!r} is taken by the broker; choose another name")
+    return name

@@ -83,6 +83,21 @@ def intersection(one: str, other: str) -> str | None:
         i += 1
 
 
+def covers(outer: str, inner: str) -> bool:
+    """Does `outer` match every name that `inner` matches? A name is a filter that matches itself alone."""
+    if inner.startswith("$") and outer[0] in "+#":
+        return False
+    wide, narrow = outer.split("/"), inner.split("/")
+    if narrow[0] == "#":  # no name has no level
+        narrow = ["+", "#"]
+    for i, level in enumerate(wide):
+        if level == "#":
+            return True
+        if i >= len(narrow) or narrow[i] == "#" or level not in ("+", narrow[i]):
+            return False
+    return len(wide) == len(narrow)
+
+
 class _Node(Generic[T]):
     __slots__ = ("children", "values")
 

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
-from broker.core.topic import MAX_LEVELS, MAX_TOPIC_BYTES, Trie, check_filter, check_topic, intersection, matches
+from broker.core.topic import (
+    MAX_LEVELS,
+    MAX_TOPIC_BYTES,
+    Trie,
+    check_filter,
+    check_topic,
+    covers,
+    intersection,
+    matches,
+)
 
 LEVEL = st.sampled_from(["a", "b", "c", "", "$x", "é"])
 NAMES = st.lists(LEVEL, min_size=1, max_size=5).map("/".join).filter(bool)
@@ -113,6 +122,45 @@ def test_the_intersection_matches_what_both_match(one: str, other: str, name: st
     both = intersection(one, other)
     assert (both is not None and matches(both, name)) == (matches(one, name) and matches(other, name))
     assert both is None or check_filter(both) == both
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "expected"),
+    [
+        ("#", "#", True),
+        ("#", "a/+/#", True),
+        ("+/#", "#", True),
+        ("#", "$dead/q", False),
+        ("+/q", "$dead/q", False),
+        ("$dead/#", "$dead/q", True),
+        ("$dead/q", "#", False),
+        ("a/#", "a", True),
+        ("a/#", "a/+", True),
+        ("a/+", "a/#", False),
+        ("a/+/#", "a/#", False),
+        ("a/+", "a", False),
+        ("a", "a/b", False),
+        ("a/b", "a/+", False),
+        ("+", "#", False),
+    ],
+)
+def test_which_filter_covers_which(outer: str, inner: str, expected: bool) -> None:
+    assert covers(outer, inner) is expected
+
+
+@given(FILTERS, FILTERS)
+def test_a_filter_covers_another_when_it_matches_all_that_the_other_matches(outer: str, inner: str) -> None:
+    """The names to try: a level that no filter names for each wildcard, and `#` drawn out beyond the other's length."""
+    *head, last = inner.replace("+", "new").split("/")
+    tails = [[last]] if last != "#" else [["new"] * n for n in range(0 if head else 1, 7)]
+    names = ["/".join(head + tail) for tail in tails]
+    assert all(matches(inner, name) for name in names)
+    assert covers(outer, inner) is all(matches(outer, name) for name in names)
+
+
+@given(FILTERS, NAMES)
+def test_covering_a_name_is_matching_it(filter_: str, name: str) -> None:
+    assert covers(filter_, name) is matches(filter_, name)
 
 
 @given(st.lists(FILTERS, max_size=12), NAMES)

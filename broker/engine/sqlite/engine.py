@@ -388,9 +388,9 @@ class SqliteEngine:
         """What waits for its time."""
         return await self.upkeep.waiting(limit)
 
-    async def cancel(self, schedule_id: str) -> bool:
+    async def cancel(self, schedule_id: str, concerns: Callable[[str], bool] = lambda _: True) -> bool:
         """Never let it come."""
-        return await self.upkeep.cancel(schedule_id)
+        return await self.upkeep.cancel(schedule_id, concerns)
 
     def topics(self) -> list[TopicInfo]:
         """All topics with messages."""

@@ -189,11 +189,12 @@ class Upkeep:
         rows = await self._engine.connection.run(lambda db: db.execute(sql, (limit,)).fetchall())
         return [Scheduled(id_, due, (topic, meta, body)) for id_, topic, due, meta, body in rows]
 
-    async def cancel(self, schedule_id: str) -> bool:
+    async def cancel(self, schedule_id: str, concerns: Callable[[str], bool]) -> bool:
         """True when it waited; its id is free again, so that it can be scheduled anew."""
         sql = "SELECT id, topic FROM schedule WHERE id = ?"
         async with self._moving:
-            rows = await self._engine.connection.run(lambda db: db.execute(sql, (schedule_id,)).fetchall())
+            found = await self._engine.connection.run(lambda db: db.execute(sql, (schedule_id,)).fetchall())
+            rows = [row for row in found if concerns(row[1])]
             if not rows:
                 return False
             unit = InternalUnit(unscheduled=rows)

@@ -2,7 +2,7 @@
 
 While loopback clients need no token, the browser of a person on this machine could be made to speak for a foreign page:
 by a form or fetch to 127.0.0.1 (told by its Origin), or by a name that resolves to 127.0.0.1 (told by its Host). Both
-are refused here, unless the name is in `http.hosts` or in the certificate that this door shows. Floor 4.
+are refused here, unless the name is in `http.hosts`. Floor 4.
 """
 
 from ipaddress import ip_address
@@ -10,10 +10,8 @@ from typing import cast
 
 from aiohttp import web
 
-from broker.auth.principal import Principal, Verb
+from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
-from broker.hub import Hub
-from broker.net.tls import Tls
 from broker.protocols.http.connection import Connection
 
 
@@ -30,15 +28,6 @@ def principal_of(request: web.BaseRequest) -> Principal:
     return principal
 
 
-def may(hub: Hub, principal: Principal, verb: Verb, resource: str) -> bool:
-    """The same question as `hub.authorize`, for lists that show what one may see."""
-    try:
-        hub.authorize(principal, verb, resource)
-    except BrokerError:
-        return False
-    return True
-
-
 def arrived(request: web.BaseRequest) -> None:
     """The body was read: the request's deadline is kept."""
     connection_of(request).arrived()
@@ -47,9 +36,8 @@ def arrived(request: web.BaseRequest) -> None:
 class Origins:
     """Which names of this door, and which pages, are trusted."""
 
-    def __init__(self, hosts: tuple[str, ...], tls: Tls | None = None) -> None:
+    def __init__(self, hosts: tuple[str, ...]) -> None:
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
-        self._tls = tls
         self._seen: set[str] = set()  # Host headers found good, to look at each once
 
     def check(self, request: web.BaseRequest) -> None:
@@ -65,8 +53,7 @@ class Origins:
         name = host.lower()
         if not name.endswith("]"):
             name = name.rpartition(":")[0] or name
-        known = not name or name in self._hosts or name.endswith(".localhost") or _is_address(name)
-        if not known and not (self._tls is not None and self._tls.certificate.covers(name)):
+        if name and name not in self._hosts and not name.endswith(".localhost") and not _is_address(name):
             raise BrokerError(Code.FORBIDDEN, f"Host {host[:100]!r} is not a name of this broker; add it to http.hosts")
         if len(self._seen) < 100:
             self._seen.add(host)

@@ -9,10 +9,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from broker import __version__
-from broker.auth.principal import Verb
+from broker.auth import grant
+from broker.auth.grant import Verb
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
-from broker.protocols.http.access import may, principal_of
+from broker.protocols.http.access import principal_of
 from broker.protocols.http.models import Alive, Ready, Scheduled, Status, Topics
 from broker.protocols.http.operation import Answer, Operation, Tag, Whole, no_content, pages, path_part
 from broker.protocols.http.paging import page
@@ -89,16 +90,13 @@ class AdminRoutes:
 
     async def list_topics(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers names, messages and bytes."""
-        principal = principal_of(request)
-        seen = (topic for topic in self._hub.engine.topics() if may(self._hub, principal, Verb.CONSUME, topic.name))
+        seen = self._hub.topics(principal_of(request))
         part, following = page(seen, lambda topic: topic.name, LIMIT.read(request.query), request.query.get("after"))
         return answer({"topics": [asdict(topic) for topic in part], "next": following})
 
     async def list_scheduled(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers what waits for its time, soonest first."""
-        principal = principal_of(request)
-        waiting = await self._hub.engine.scheduled(SCHEDULED_LIMIT.read(request.query))
-        seen = [s for s in waiting if may(self._hub, principal, Verb.CONSUME, s.draft[0])]
+        seen = await self._hub.scheduled(principal_of(request), SCHEDULED_LIMIT.read(request.query))
         return answer({"scheduled": [{"id": s.id, "due": moment(s.due), "topic": s.draft[0]} for s in seen]})
 
     async def cancel(self, request: web.BaseRequest, schedule_id: str) -> web.StreamResponse:
@@ -123,14 +121,13 @@ class AdminRoutes:
 
     async def status(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers the broker in numbers."""
-        self._hub.authorize(principal_of(request), Verb.CONSUME, "$sys/status")
+        self._hub.authorize(principal_of(request), Verb.CONSUME, grant.STATUS)
         stats = asdict(self._hub.engine.stats())
         stats.pop("extra")
         uptime = round(time.monotonic() - self._started, 1)
-        values = {"version": __version__, "uptime_seconds": uptime, **stats, "limits": self._hub.flow.status()}
-        return answer(values | dict(self._more()))
+        return answer({"version": __version__, "uptime_seconds": uptime} | stats | dict(self._more()))
 
     async def metrics(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers in Prometheus' text format."""
-        self._hub.authorize(principal_of(request), Verb.CONSUME, "$sys/metrics")
+        self._hub.authorize(principal_of(request), Verb.CONSUME, grant.METRICS)
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

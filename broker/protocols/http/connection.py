@@ -18,14 +18,11 @@ from broker.core.errors import BrokerError, Code
 from broker.net.address import UNIX, is_loopback, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
-from broker.net.tls import peer_names
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 
 _FULL = raw_problem(Code.RATE_LIMITED, "503 Service Unavailable", "too many connections; close some or try later")
 _LATE = raw_problem(Code.TIMEOUT, "408 Request Timeout", "the request did not arrive in time; nothing was done")
-PLAIN = raw_problem(Code.BAD_REQUEST, "400 Bad Request", "this port speaks TLS; write https://")
-"""The answer to a client that speaks plainly where TLS is spoken."""
 
 
 class Clockwork:
@@ -67,7 +64,6 @@ class Connection(web.RequestHandler):
         "on_dismiss",
         "on_resume",
         "on_stall",
-        "peer_names",
         "port",
         "principal",
         "since",
@@ -81,7 +77,6 @@ class Connection(web.RequestHandler):
         self.address, self.port = UNIX, 0
         self.principal: Principal | None = None
         self.token: str | None = None
-        self.peer_names: tuple[str, ...] = ()  # of the client's certificate
         self.on_resume: Callable[[], None] | None = None  # the client reads again
         self.on_stall: Callable[[], None] | None = None  # it read nothing for `slow_after`
         self.on_dismiss: Callable[[BrokerError], None] | None = None
@@ -184,13 +179,14 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Within `with`, a handler waits for something that it may give up: dismissed, its task is cancelled."""
+    def interruptible(self) -> Iterator[Callable[[BrokerError], None]]:
+        """Within `with`, a handler waits for something that it may give up: dismissed, or told so by calling what this
+        gives, its task is cancelled and the request answered with the error."""
         task = asyncio.current_task()
         assert task is not None
-        self.on_dismiss = partial(self._interrupt, task)
+        self.on_dismiss = interrupt = partial(self._interrupt, task)
         try:
-            yield
+            yield interrupt
         finally:
             self.on_dismiss = None
 
@@ -200,7 +196,6 @@ class Connection(web.RequestHandler):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self.address, self.port = peer_of(transport)
-        self.peer_names = peer_names(transport)
         self._admitted = self._clockwork.admission.admit(self)
         if not self._admitted:
             assert self.transport is not None

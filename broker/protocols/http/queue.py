@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from broker.auth.principal import Verb
+from broker.auth.grant import Verb, on_subscription
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.protocols.http import parameters
@@ -106,11 +106,15 @@ class QueueRoutes:
         arrived(request)  # whatever body there is says nothing; the wait is not for it
         count = MAX.read(request.query)
         wait = WAIT.read(request.query, self._options.max_wait) / 1000
-        receiver = self._receivers.open(principal_of(request), name)
+        principal = principal_of(request)
+        receiver = self._receivers.open(principal, name)
         if not wait:
             info = self._hub.engine.subscription(name)
             wait = LOOK if info.ready and not info.paused else GLANCE
-        with connection_of(request).interruptible():
+        with (
+            connection_of(request).interruptible() as interrupt,
+            self._hub.hold(principal, Verb.CONSUME, on_subscription(name), interrupt),
+        ):
             handed = await receiver.receive(count, wait)
         response = web.Response(body=self._received(name, receiver, handed), content_type="application/json")
         if handed.rows:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from broker.auth.principal import Principal, Verb
+from broker.auth.grant import Verb
+from broker.auth.principal import BROKER, Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.subscription import Delivery, Outcome
@@ -80,12 +81,12 @@ class Receiver:
     # Asked by routes
 
     def open(self, principal: Principal) -> None:
-        """Be attached. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND, FORBIDDEN, SHUTTING_DOWN."""
+        """Be attached, in the broker's name: the attachment outlives who opened it, and each request asks for itself.
+        Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND, FORBIDDEN, SHUTTING_DOWN."""
+        lease = self._hub.queue(principal, self._name, Verb.CONSUME).spec.lease
         if self._attachment is None:
-            self.lease = self._hub.queue(principal, self._name, Verb.CONSUME).spec.lease
-            self._attachment = self._hub.attach(principal, self._name, self)
-        else:
-            self._hub.authorize(principal, Verb.CONSUME, self._name)
+            self.lease = lease
+            self._attachment = self._hub.attach(BROKER, self._name, self)
 
     def refresh(self) -> None:
         """The queue's settings may have changed."""

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from broker.auth.principal import Verb
+from broker.auth.grant import Verb, on_subscription
 from broker.core.errors import BrokerError, Code
 from broker.core.spec import parse_spec
 from broker.hub import Hub
 from broker.protocols.http import parameters
-from broker.protocols.http.access import arrived, may, principal_of
+from broker.protocols.http.access import arrived, principal_of
 from broker.protocols.http.models import Secret, Settings, Subscription, Subscriptions
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag, no_content, pages, path_part
 from broker.protocols.http.paging import page
@@ -70,8 +70,7 @@ class SubscriptionRoutes:
 
     async def list(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers a page of those that the client may see."""
-        principal = principal_of(request)
-        seen = (i for i in self._hub.engine.subscriptions() if may(self._hub, principal, Verb.CONSUME, i.spec.name))
+        seen = self._hub.subscriptions(principal_of(request))
         part, following = page(seen, lambda info: info.spec.name, LIMIT.read(request.query), request.query.get("after"))
         return answer({"subscriptions": [subscription_values(info) for info in part], "next": following})
 
@@ -94,7 +93,7 @@ class SubscriptionRoutes:
 
     async def secret(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers the secret that the receiver of its webhooks checks them by, to who may change the subscription."""
-        self._hub.authorize(principal_of(request), Verb.MANAGE, name)
+        self._hub.authorize(principal_of(request), Verb.MANAGE, on_subscription(name))
         return answer({"secret": await self._secret(name)})
 
     async def delete(self, request: web.BaseRequest, name: str) -> web.StreamResponse:

@@ -21,8 +21,8 @@ _BYTES = {bytes}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 ATOMIC = 1
 MAX_OFFSETS = 65_536
-MAX_TOPICS = 20_000
-"""Topics that a connection is remembered to be allowed to publish to."""
+ITEM_BYTES = 64
+"""What a message weighs beside its body while it waits for its commit: a million empty ones are not nothing."""
 
 
 class Intake:
@@ -33,8 +33,8 @@ class Intake:
         self._hub = session.hub
         self._send = session.send
         self._uncommitted = 0
+        self._held = False
         self._sequence = 0
-        self._topics: set[str] = set()
         self._refused: list[Refused] = []  # what the next unit tells the engine of refusals before it
         self._unit: Unit | None = None
         self._marks: list[tuple[int, int, int]] = []  # of the unit: sequence, index of its first draft, count
@@ -76,10 +76,11 @@ class Intake:
     def _plain(self, sequence: int, messages: Sequence[Any]) -> bool:
         """The fast path: topics known, bodies fit, no options. False when a message needs a closer look."""
         topics, bodies = zip(*messages, strict=True)
-        if not self._topics.issuperset(topics):
+        principal = self._session.principal
+        if not principal.topics.issuperset(topics):
             try:
                 for topic in set(topics):
-                    self._allow(topic)
+                    self._hub.check_publish(principal, topic)
             except BrokerError:
                 return False
         if set(map(type, bodies)) != _BYTES:
@@ -93,18 +94,10 @@ class Intake:
         unit.size += sum(lengths)
         return True
 
-    def _allow(self, topic: Any) -> None:
-        """May the client publish there? Remembered, for as many topics as memory is given to. Raises BAD_TOPIC,
-        FORBIDDEN."""
-        if topic not in self._topics:
-            if len(self._topics) >= MAX_TOPICS:
-                self._topics.clear()
-            self._topics.add(self._hub.check_publish(self._session.principal, topic))
-
     def _open(self) -> Unit:
         """The unit that gathers what one read of the socket brings."""
         if self._unit is None:
-            self._unit = Unit(sender=self._session.sender, principal=self._session.counted)
+            self._unit = Unit(sender=self._session.sender)
             self._marks = []
         return self._unit
 
@@ -137,7 +130,7 @@ class Intake:
     def _draft(self, message: Any) -> Draft | Scheduled:
         topic, body = message[0], message[1]
         options = message[2] if len(message) > 2 else None
-        self._allow(topic)
+        self._hub.check_publish(self._session.principal, topic)
         if type(body) is not bytes:
             raise BrokerError(Code.BAD_MESSAGE, "the body must be bin")
         if len(body) > self._hub.limits.max_body:
@@ -168,7 +161,8 @@ class Intake:
 
     def _commit(self, unit: Unit, marks: list[tuple[int, int, int]], last: int) -> None:
         first = marks[0][0]
-        size = unit.weight()
+        items = len(unit.publishes) + len(unit.settles) + len(unit.sets) + len(unit.schedules)
+        size = unit.size + ITEM_BYTES * items
 
         def done(receipt: Receipt) -> None:
             self._confirmed(first, last, marks, size, receipt)
@@ -182,7 +176,9 @@ class Intake:
         except BrokerError as error:
             self._refuse_in_turn(first, last, error, done)
         self._refused.clear()
-        self._session.gate.taken(self._uncommitted)
+        if self._uncommitted > self._hub.limits.max_uncommitted_per_connection and not self._held:
+            self._held = True
+            self._session.shell.hold(reading=False)
 
     def _refuse_in_turn(self, first: int, last: int, error: BrokerError, done: Callable[[Receipt], None]) -> None:
         """The hub took nothing: an empty unit carries the refusal, so that it comes behind what is being committed
@@ -200,7 +196,9 @@ class Intake:
 
     def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
         self._uncommitted -= size
-        self._session.gate.answered(self._uncommitted)
+        if self._held and self._uncommitted <= self._hub.limits.max_uncommitted_per_connection // 2:
+            self._held = False
+            self._session.shell.hold(reading=True)
         if receipt.error is not None:
             if last >= first:
                 self._refuse(first, last - first + 1, receipt.error)
@@ -221,7 +219,7 @@ class Intake:
         if not self._fresh(sequence, (parts,)):
             return
         self._sequence += 1
-        unit = Unit(sender=self._session.sender, principal=self._session.counted)
+        unit = Unit(sender=self._session.sender)
         self._check_parts(parts)
         try:
             for message in parts.get("publish", ()):
@@ -239,7 +237,7 @@ class Intake:
                 unit.size += len(entry[1] or b"")
         except BrokerError as error:
             self._turn_away(sequence, 1, error)
-            unit = Unit(sender=self._session.sender, principal=self._session.counted)
+            unit = Unit(sender=self._session.sender)
         self._commit(unit, [(sequence, 0, len(unit.publishes))], sequence)
 
     def _check_parts(self, parts: Any) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from broker.auth.principal import Principal, Verb
+from broker.auth.grant import STATUS, Verb
+from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
 from broker.core.spec import parse_spec, shown_values
@@ -59,8 +60,7 @@ class Requests:
         return described(self._hub.subscription(self._principal, _name(arguments)))
 
     async def _list(self, _: Arguments) -> Any:
-        self._hub.authorize(self._principal, Verb.MANAGE, "#")
-        return [described(info) for info in self._hub.engine.subscriptions()]
+        return [described(info) for info in self._hub.subscriptions(self._principal)]
 
     async def _delete(self, arguments: Arguments) -> Any:
         await self._hub.delete_subscription(self._principal, _name(arguments))
@@ -105,29 +105,26 @@ class Requests:
         }
 
     async def _topics(self, _: Arguments) -> Any:
-        self._hub.authorize(self._principal, Verb.CONSUME, "#")
-        return [asdict(topic) for topic in self._hub.engine.topics()]
+        return [asdict(topic) for topic in self._hub.topics(self._principal)]
 
     async def _schedule(self, arguments: Arguments) -> Any:
-        self._hub.authorize(self._principal, Verb.MANAGE, "#")
-        waiting = await self._hub.engine.scheduled(_limit(arguments))
+        waiting = await self._hub.scheduled(self._principal, _limit(arguments))
         return [{"id": item.id, "due": item.due, "topic": item.draft[0]} for item in waiting]
 
     async def _cancel(self, arguments: Arguments) -> Any:
         return {"cancelled": await self._hub.cancel(self._principal, _text(arguments, "id"))}
 
     async def _kv_get(self, arguments: Arguments) -> Any:
-        key = _text(arguments, "key")
-        self._hub.check_key(self._principal, key)
-        return await self._hub.engine.get(key)
+        return await self._hub.get_key(self._principal, arguments.get("key"))
 
     async def _kv_keys(self, arguments: Arguments) -> Any:
         prefix = arguments.get("prefix", "")
-        self._hub.check_key(self._principal, prefix or "any")
-        return await self._hub.engine.keys(prefix)
+        if type(prefix) is not str:
+            raise BrokerError(Code.BAD_REQUEST, "prefix must be text")
+        return await self._hub.keys(self._principal, prefix)
 
     async def _status(self, _: Arguments) -> Any:
-        self._hub.authorize(self._principal, Verb.CONSUME, "$sys/status")
+        self._hub.authorize(self._principal, Verb.CONSUME, STATUS)
         stats = self._hub.engine.stats()
         return {f.name: getattr(stats, f.name) for f in fields(stats) if f.name != "extra"}
 

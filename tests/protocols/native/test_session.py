@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from broker.engine.base import Unit
+from broker.hub import MAX_TOPICS
 from broker.protocols.native import wire
-from broker.protocols.native.intake import MAX_TOPICS
 from tests.engine.world import World, open_world
 from tests.protocols.native.client import Wire, greeted, make
 
@@ -92,7 +92,7 @@ async def test_many_topics_are_not_remembered_for_ever(tmp_path: Path) -> None:
             client.say([wire.PUBLISH, first, [[f"t/{i}", b""] for i in range(first, first + 5_000)]])
         await world.quiet()
         assert not client.session.closed
-        assert len(client.session.intake._topics) <= MAX_TOPICS
+        assert len(client.session.principal.topics) <= MAX_TOPICS
 
 
 async def test_empty_messages_weigh_too(tmp_path: Path) -> None:
