@@ -54,7 +54,7 @@ class Code(Enum):
 
 
 KINDS: dict[Code, Kind] = {
-    Code.BAD_FRAME: Kind("The bytes are not a frame of this protocol; see PROTOCOL.md.", 400, 0x81, closes=True),
+    Code.BAD_FRAME: Kind("Not a frame of this protocol; see PROTOCOL.md or STREAM.md.", 400, 0x81, closes=True),
     Code.FRAME_TOO_LARGE: Kind("The frame is over the limit; send smaller batches.", 413, 0x95, closes=True),
     Code.UNSUPPORTED_VERSION: Kind("No protocol version in common; upgrade the older side.", 400, 0x84, closes=True),
     Code.NOT_GREETED: Kind("The first frame must be HELLO.", 400, 0x82, closes=True),

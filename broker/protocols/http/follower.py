@@ -162,11 +162,11 @@ class Follower:
             self.close()
             self._line.ended(error)
 
-    def close(self, *, lost: bool = False) -> None:
-        """Let go and tell nobody: the client is gone. `lost`: the connection broke."""
+    def close(self) -> None:
+        """Let go and tell nobody: the client is gone."""
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
-            attachment.detach(lost=lost)
+            attachment.detach()
 
     # Of the engine
 

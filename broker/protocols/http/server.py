@@ -32,7 +32,6 @@ from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.router import MethodNotAllowedError, Route, Router
 from broker.protocols.http.stream import StreamRoutes
 from broker.protocols.http.subscriptions import SubscriptionRoutes
-from broker.protocols.http.texts import Texts
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
@@ -80,7 +79,7 @@ class HttpServer:
         self._admission = Admission(hub.limits.max_connections) if admission is None else admission
         self._origins = Origins(options.hosts)
         self._receivers = Receivers(hub)
-        self._streams = StreamRoutes(hub, options, Texts())
+        self._streams = StreamRoutes(hub, options)
         self._stopping = False
         self._server: _Server | None = None
         self._listeners: list[asyncio.Server] = []
@@ -104,6 +103,7 @@ class HttpServer:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "connections": ("Connections that are open", lambda: len(self.connections)),
             "streams": ("Event streams that are open", lambda: len(self._streams)),
+            "websockets": ("WebSockets that are open", lambda: len(self._streams.sockets)),
             "leased": ("Messages that HTTP workers hold", self._receivers.holding),
         }
         return RequestCollector("http", gauges)

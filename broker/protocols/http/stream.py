@@ -1,4 +1,4 @@
-"""Follow topics live: server-sent events (WHATWG HTML §9.2) on `/v1/stream`.
+"""Follow topics live: server-sent events (WHATWG HTML §9.2) on `/v1/stream`, or a WebSocket where one is asked for.
 
 The first event, `start`, says honestly where reading begins and whether that is where it was asked to; each message
 carries its position as id, so that a browser resumes by itself with Last-Event-ID. A commit's messages are encoded and
@@ -27,6 +27,7 @@ from broker.protocols.http.problem import document
 from broker.protocols.http.representation import dumps
 from broker.protocols.http.router import Route
 from broker.protocols.http.texts import Texts
+from broker.protocols.http.websocket import Sockets
 
 RECONNECT_MS = 2_000
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -52,7 +53,10 @@ LAST_EVENT_ID = header("Last-Event-ID", "The position of the last event seen; it
 STREAM = Operation(
     Tag.READ,
     "Follow topics live",
-    {200: Answer("Server-sent events until the client goes.", media="text/event-stream")},
+    {
+        101: Answer("A WebSocket, where `Upgrade: websocket` asks for one; STREAM.md says what is spoken."),
+        200: Answer("Server-sent events until the client goes.", media="text/event-stream"),
+    },
     "The first event, `start`, has `{recovered, position}` as data: `recovered: false` says that something between was"
     " removed or the log is another one. Messages have no event name and their position as id. The event `error`"
     " carries a problem document and is the last. A comment comes every 15 s.",
@@ -144,9 +148,11 @@ class EventStream:
 
 
 class StreamRoutes:
-    """Serves event streams."""
+    """Serves event streams, and passes WebSockets on."""
 
-    def __init__(self, hub: Hub, options: HttpOptions, texts: Texts) -> None:
+    def __init__(self, hub: Hub, options: HttpOptions) -> None:
+        texts = Texts()
+        self.sockets = Sockets(hub, options, texts)
         self._hub = hub
         self._options = options
         self._chunks = Chunks(texts)
@@ -166,6 +172,9 @@ class StreamRoutes:
         if self._closed:
             raise BrokerError(Code.SHUTTING_DOWN)
         arrived(request)  # whatever body there is says nothing, and a stream lasts
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            _check_plain(request)
+            return await self.sockets.serve(request)
         slow = Slow.of(request.query.get("slow", Slow.WAIT))
         response = web.StreamResponse(headers=_HEADERS)
         response.force_close()
@@ -181,7 +190,7 @@ class StreamRoutes:
             with suppress(ConnectionError):
                 await response.write(event("error", self._farewell(error, follower)))
         finally:
-            follower.close(lost=True)
+            follower.close()
             attachment.detach()
         return response
 
@@ -229,10 +238,18 @@ class StreamRoutes:
     def close(self) -> None:
         """The door closes: everybody is told."""
         self._closed = True
+        self.sockets.close()
         if self._timer is not None:
             self._timer.cancel()
         for follower in list(self._streams.values()):
             follower.end(BrokerError(Code.SHUTTING_DOWN))
+
+
+def _check_plain(request: web.BaseRequest) -> None:
+    """What a reader wants it says over the WebSocket. Raises BAD_REQUEST."""
+    for name in STREAM.query:
+        if name in request.query:
+            raise BrokerError(Code.BAD_REQUEST, f"{name} is for server-sent events; over a WebSocket, subscribe")
 
 
 def _start(request: web.BaseRequest) -> Start:

@@ -1,0 +1,206 @@
+"""The socket under a dialogue: WebSocket (RFC 6455) on `/v1/stream`, by aiohttp.
+
+Texts are framed here and written from the engine's own call, those of a commit once for all sockets that send the same.
+Nothing is compressed: no extension is negotiated, so that a small frame is never a large text. Floor 4.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiohttp import WSMsgType, web
+
+from broker.core.errors import BrokerError, Code
+from broker.core.message import Row
+from broker.hub import Hub
+from broker.protocols.http.access import connection_of, principal_of
+from broker.protocols.http.dialogue import Dialogue, messages_text
+from broker.protocols.http.draft import ROOM
+from broker.protocols.http.options import HttpOptions
+from broker.protocols.http.texts import Texts
+
+TEXT, PING = 0x1, 0x9
+"""Opcodes (RFC 6455 §5.2)."""
+CLOSE_SECONDS = 2.0
+"""For how long the client's answer to our close is awaited."""
+SILENT_BEATS = 3
+"""Heartbeats after which a client that said nothing at all, not even pong, is gone."""
+MOST_SUBSCRIPTIONS_REMEMBERED = 64
+_HEARTBEAT = b'{"type":"heartbeat"}'
+_CLOSE_CODES = {
+    Code.SHUTTING_DOWN: 1001,
+    Code.UNSUPPORTED: 1003,
+    Code.BAD_FRAME: 1007,
+    Code.SLOW_READER: 1013,
+    Code.RATE_LIMITED: 1013,
+    Code.STORAGE_FAILED: 1011,
+    Code.INTERNAL: 1011,
+}
+_POLICY = 1008
+"""Close codes (RFC 6455 §7.4.1 and its registry): for whatever else the connection is ended."""
+
+
+def frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """A whole, unmasked frame (RFC 6455 §5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"%c%c%b" % (0x80 | opcode, size, payload)
+    if size < 1 << 16:
+        return b"%c\x7e%b%b" % (0x80 | opcode, size.to_bytes(2, "big"), payload)
+    return b"%c\x7f%b%b" % (0x80 | opcode, size.to_bytes(8, "big"), payload)
+
+
+_BEAT = frame(_HEARTBEAT) + frame(b"", PING)
+
+
+class Frames:
+    """The messages of a commit as a frame, by number of the subscription; the latest are remembered."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._rows: Sequence[Row] = ()
+        self._frames: dict[int, bytes] = {}
+
+    def of(self, number: int, rows: Sequence[Row], epoch: str) -> bytes:
+        """Their text message, framed."""
+        if rows is not self._rows or len(self._frames) > MOST_SUBSCRIPTIONS_REMEMBERED:
+            self._rows = rows
+            self._frames = {}
+        found = self._frames.get(number)
+        if found is None:
+            text = self._texts.of
+            found = self._frames[number] = frame(messages_text(number, [text(row, epoch) for row in rows]))
+        return found
+
+
+class Socket:
+    """One WebSocket; the Shell of its dialogue."""
+
+    def __init__(self, request: web.BaseRequest, hub: Hub, options: HttpOptions, frames: Frames) -> None:
+        self._connection = connection_of(request)
+        self._frames = frames
+        self._epoch = hub.engine.epoch
+        most = hub.limits.max_body * 4 // 3 + ROOM
+        self._response = web.WebSocketResponse(timeout=CLOSE_SECONDS, autoping=False, compress=False, max_msg_size=most)
+        self.dialogue = Dialogue(hub, principal_of(request), self, options, most)
+        self._going_on = asyncio.Event()
+        self._closing: asyncio.Task[bool] | None = None
+        self._silent = 0
+
+    async def converse(self, request: web.BaseRequest) -> web.StreamResponse:
+        """From the handshake to the end. Raises BAD_REQUEST for a handshake that is none."""
+        response, connection, dialogue = self._response, self._connection, self.dialogue
+        try:
+            await response.prepare(request)
+        except web.HTTPBadRequest as error:
+            raise BrokerError(Code.BAD_REQUEST, f"not a WebSocket handshake: {error.text}") from None
+        connection.on_resume, connection.on_stall, connection.on_dismiss = self._resume, dialogue.stalled, dialogue.fail
+        try:
+            dialogue.greet()
+            await self._listen()
+        finally:
+            connection.on_resume = connection.on_stall = connection.on_dismiss = None
+            dialogue.lost()
+        if self._closing is not None:
+            await self._closing
+        return response
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._response.receive()
+            self._silent = 0
+            if message.type is WSMsgType.TEXT:
+                self.dialogue.receive(message.data)
+            elif message.type is WSMsgType.PING:
+                await self._response.pong(message.data)
+            elif message.type is WSMsgType.BINARY:
+                self.dialogue.fail(BrokerError(Code.UNSUPPORTED, "send text; bytes go into body_base64"))
+            elif message.type is not WSMsgType.PONG:
+                return
+            while (self.dialogue.busy or self.full) and self._closing is None:
+                self._going_on.clear()
+                await self._going_on.wait()
+
+    def beat(self) -> None:
+        """Show both sides that the other lives; browsers do not let a page see pings, hence the text."""
+        if self.full or self.dialogue.busy:
+            return  # then the client is not listened to
+        self._silent += 1
+        if self._silent > SILENT_BEATS:
+            self._connection.abort()
+        else:
+            self._write(_BEAT)
+
+    # Shell
+
+    @property
+    def full(self) -> bool:
+        """See Shell."""
+        return self._connection.writing_paused
+
+    def send(self, text: bytes) -> None:
+        """See Shell."""
+        self._write(frame(text))
+
+    def send_rows(self, number: int, rows: Sequence[Row]) -> None:
+        """See Shell."""
+        self._write(self._frames.of(number, rows, self._epoch))
+
+    def close(self, error: BrokerError) -> None:
+        """See Shell."""
+        if self._closing is None:
+            code = _CLOSE_CODES.get(error.code, _POLICY)
+            closing = self._response.close(code=code, message=error.code.value.encode())
+            self._closing = asyncio.create_task(closing)
+            self._going_on.set()
+
+    def ready(self) -> None:
+        """See Shell."""
+        self._going_on.set()
+
+    def _resume(self) -> None:
+        self._going_on.set()
+        self.dialogue.go_on()
+
+    def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+
+class Sockets:
+    """All WebSockets of the door."""
+
+    def __init__(self, hub: Hub, options: HttpOptions, texts: Texts) -> None:
+        self._hub = hub
+        self._options = options
+        self._frames = Frames(texts)
+        self._sockets: set[Socket] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Converse until one side closes."""
+        socket = Socket(request, self._hub, self._options, self._frames)
+        self._sockets.add(socket)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._options.heartbeat / 1000, self._beat)
+        try:
+            return await socket.converse(request)
+        finally:
+            self._sockets.discard(socket)
+
+    def close(self) -> None:
+        """The door closes: everybody is told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for socket in list(self._sockets):
+            socket.dialogue.fail(BrokerError(Code.SHUTTING_DOWN))
+
+    def _beat(self) -> None:
+        self._timer = None
+        for socket in list(self._sockets):
+            socket.beat()
+        if self._sockets:
+            self._timer = asyncio.get_running_loop().call_later(self._options.heartbeat / 1000, self._beat)
