@@ -6,7 +6,6 @@ long as the daemon is named in `_start_tasks`, `_start_webhooks` and `_start_dro
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from broker import __version__
+from broker import __version__, process
 from broker.auth.principal import BROKER
 from broker.config import Config, ConfigError, load_config
 from broker.config.problem import key_of
@@ -52,8 +51,6 @@ RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
 CLOSING = 30.0
 """Seconds that the service manager is asked for beside the grace, to commit what waits and close the log."""
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which one Python thread yields to another: the writer must not wait 5 ms for the loop."""
 DOORS = ("native", "http")
 NEEDS_RESTART = ("data_dir", "native", "http", "limits", "engine")
 
@@ -107,7 +104,7 @@ class Daemon:
             starting.cancel()
         try:
             await starting
-            _settle_memory()
+            process.settle_memory()
             await stopping
             await self.stop()
         except asyncio.CancelledError:
@@ -418,13 +415,6 @@ def _changed_durability(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _settle_memory() -> None:
-    """What is here now stays: the collector need not look at it again, and rarely at the rest."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 1_000)
-
-
 def serve(path: Path | None = None, data_dir: Path | None = None) -> int:
     """Be the daemon of this process until it is told to stop; returns the exit code."""
     try:
@@ -432,7 +422,7 @@ def serve(path: Path | None = None, data_dir: Path | None = None) -> int:
     except ConfigError as error:
         return _refuse(str(error))
     configure_logging(config.log, config.secrets)
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    process.tune()
     daemon = Daemon(config, say=_say, read=lambda: load_config(path, data_dir=data_dir))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
