@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgpack
 import pytest
 from aiohttp import web
 from postroom_client import Client, connect, sync
@@ -125,9 +126,11 @@ def on_disk(daemon: Served, folder: Path) -> list[str]:
     copy = shutil.copytree(folder / "data", folder / "copy", ignore=shutil.ignore_patterns("*-shm"), dirs_exist_ok=True)
     daemon.signal(signal.SIGCONT)
     db = sqlite3.connect(copy / "postroom.db")
-    bodies = db.execute("SELECT body FROM message UNION ALL SELECT body FROM schedule").fetchall()
+    chunks = db.execute("SELECT bodies FROM chunk").fetchall()
+    waiting = db.execute("SELECT body FROM schedule").fetchall()
     db.close()
-    return [json.loads(body)["order"] for (body,) in bodies]
+    bodies = [body for (packed,) in chunks for body in msgpack.unpackb(packed)] + [body for (body,) in waiting]
+    return [json.loads(body)["order"] for body in bodies]
 
 
 def kill(daemon: Served) -> None:

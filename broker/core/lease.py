@@ -41,9 +41,17 @@ class Handout:
     rows: Sequence[Row] | None = None
 
 
+def size_of(rows: Sequence[Row]) -> int:
+    """Bytes of their bodies."""
+    return sum([len(row[4]) for row in rows])
+
+
 def fitting(rows: Sequence[Row], room: int, alone: bool) -> tuple[Sequence[Row], int]:
     """The rows from the front whose bodies fit into `room` bytes, and their size; when none does and the consumer
     holds nothing (`alone`), the first all the same."""
+    size = size_of(rows)
+    if size <= room:
+        return rows, size
     size = 0
     for count, row in enumerate(rows):
         if size + len(row[4]) > room and not (alone and count == 0):

@@ -168,9 +168,7 @@ class Queue:
             member = eager[(i + self._turn) % len(eager)]
             share = -(-(len(rows) - at) // (len(eager) - i))
             part = rows[at : at + min(share, member.credit)]
-            size = sum([len(row[4]) for row in part])
-            if size > member.room:
-                part, size = fitting(part, member.room, not member.leased)
+            part, size = fitting(part, member.room, not member.leased)
             if part:
                 handouts.append(self._lease(member, [row[0] for row in part], now, part, size))
                 at += len(part)

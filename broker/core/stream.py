@@ -52,9 +52,7 @@ class Reader:
         if not rows:
             return 0
         part: Sequence[Row] = rows if len(rows) <= self.credit else rows[: self.credit]
-        size = sum([len(row[4]) for row in part])
-        if size > self.room:
-            part, size = fitting(part, self.room, self.room > 0)
+        part, size = fitting(part, self.room, self.room > 0)
         if part:
             self.credit -= len(part)
             self.room -= size

@@ -58,7 +58,7 @@ async def test_another_program_that_reads_delays_nobody(tmp_path: Path) -> None:
     await world.publish("jobs/1", "a")
     with closing(sqlite3.connect(world.folder / "postroom.db", isolation_level=None)) as backup:
         backup.execute("BEGIN")
-        backup.execute("SELECT count(*) FROM message").fetchall()
+        backup.execute("SELECT count(*) FROM chunk").fetchall()
         await world.publish("jobs/1", "b")
         async with asyncio.timeout(BUSY_SECONDS / 2):
             await world.advance(6)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.engine.sqlite.connection import VERSION
 from tests.system.door import ask, bodies, publish, status
 from tests.system.served import Served
 
@@ -75,11 +76,13 @@ def test_a_database_of_somebody_else(tmp_path: Path) -> None:
     check_refusal(tmp_path, "is not a Postroom file; name another data folder")
 
 
-def test_a_database_of_a_newer_program(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_program_or_from_before_the_first_release(tmp_path: Path) -> None:
     said = used(tmp_path)
     set_version(tmp_path, 99)
     check_refusal(tmp_path, "has schema 99", "upgrade postroom")
     set_version(tmp_path, 1)
+    check_refusal(tmp_path, "has schema 1", "name another data folder")
+    set_version(tmp_path, VERSION)
     check_intact(tmp_path, said)
 
 

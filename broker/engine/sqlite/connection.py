@@ -16,7 +16,7 @@ import aiosqlite
 from broker.core.errors import BrokerError, Code
 
 APPLICATION_ID = 0x506F7374  # "Post"
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 5
 """How long a commit waits for another program that writes, which none should."""
 _RIGHTS = "give this user the right to read and write it and its folder"
@@ -134,6 +134,10 @@ def _prepare(db: sqlite3.Connection, path: Path, page_cache: int) -> None:
     if version > VERSION:
         raise BrokerError(
             Code.STORAGE_FAILED, f"{path} has schema {version}, this program knows {VERSION}: upgrade postroom"
+        )
+    if not fresh and version < VERSION:
+        raise BrokerError(
+            Code.STORAGE_FAILED, f"{path} has schema {version}, from before the first release: name another data folder"
         )
     if fresh:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")

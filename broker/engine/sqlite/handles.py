@@ -8,10 +8,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
-from broker.core.lease import Handout, Member, fitting
+from broker.core.lease import Handout, Member, fitting, size_of
 from broker.core.message import EXPIRES, Row, unpack_meta
 from broker.core.queue import Queue
 from broker.core.subscription import Consumer, Delivery, Outcome, Spec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 logger = logging.getLogger(__name__)
+_meta_of = itemgetter(3)
 MAX_PICK = 2_000
 FIRST_PICK = 64
 PICK_BYTES = 8 << 20
@@ -89,7 +91,7 @@ class QueueHandle:
             if rows is None:
                 missing.append(handout)
             else:
-                delivered |= self._found(handout, rows)
+                delivered |= self._found(handout, rows, size_of(rows))
         if not missing:
             if delivered:
                 self._go_on()
@@ -111,18 +113,27 @@ class QueueHandle:
                 handout = left.popleft()
                 if count < len(handout.offsets):  # too large together
                     self.queue.unpick(handout.member, handout.offsets[count:])
-                elif not left:
-                    left.extend(self._pick_ahead(sum([len(row[4]) for row in rows])))
+                    del handout.offsets[count:]
+                rows = self._still_leased(handout, rows)
+                size = size_of(rows)
+                if not left:
+                    left.extend(self._pick_ahead(size))
                 if left:
                     reading = self._read(left[0])
-                del handout.offsets[count:]
-                leased = handout.member.leased  # some may have ended meanwhile
-                self._found(handout, [row for row in rows if row[0] in leased])
+                self._found(handout, rows, size)
         finally:
             self.loading = False
             for handout in left:  # the read failed: what was not delivered must not end as a failed attempt
                 self.queue.unpick(handout.member, handout.offsets)
         self.pump()
+
+    @staticmethod
+    def _still_leased(handout: Handout, rows: list[Row]) -> list[Row]:
+        """Some leases may have ended while their rows were read."""
+        leased = handout.member.leased
+        if all(map(leased.__contains__, handout.offsets)):
+            return rows
+        return [row for row in rows if row[0] in leased]
 
     def _read(self, handout: Handout) -> "asyncio.Task[tuple[list[Row], int]]":
         return asyncio.create_task(self.engine.fetch_within(handout.offsets, PICK_BYTES))
@@ -134,9 +145,9 @@ class QueueHandle:
             return []
         return self.queue.pick(self.engine.monotonic(), self._piece)
 
-    def _found(self, handout: Handout, rows: list[Row]) -> bool:
-        """The rows of a pick: drop what is gone or expired, keep to the bytes granted, deliver; False when nothing
-        was left to deliver."""
+    def _found(self, handout: Handout, rows: list[Row], size: int) -> bool:
+        """The rows of a pick, of `size` bytes: drop what is gone or expired, keep to the bytes granted, deliver; False
+        when nothing was left to deliver."""
         member, queue = handout.member, self.queue
         if len(rows) < len(handout.offsets):
             there = {row[0] for row in rows}
@@ -146,12 +157,13 @@ class QueueHandle:
             place = {offset: i for i, offset in enumerate(handout.offsets)}
             rows.sort(key=lambda row: place[row[0]])
         if rows:
-            weight = sum([len(row[4]) for row in rows])
-            self._piece = max(1, min(MAX_PICK, PICK_BYTES * len(rows) // (weight + 1)))
+            self._piece = max(1, min(MAX_PICK, PICK_BYTES * len(rows) // (size + 1)))
         if member not in queue.members:
             return False
         live = self._unexpired(member, rows)
-        part, size = fitting(live, member.room, len(member.leased) <= len(live))
+        part: Sequence[Row] = live
+        if live is not rows or size > member.room:
+            part, size = fitting(live, member.room, len(member.leased) <= len(live))
         if len(part) < len(live):
             queue.unpick(member, [row[0] for row in live[len(part) :]], len(live[len(part)][4]))
         queue.charge(member, size)
@@ -160,7 +172,7 @@ class QueueHandle:
         return bool(part)
 
     def _unexpired(self, member: Member, rows: list[Row]) -> list[Row]:
-        if not any(row[3] is not None and row[3][0] & EXPIRES for row in rows):
+        if not any(map(_meta_of, rows)) or not any(row[3] is not None and row[3][0] & EXPIRES for row in rows):
             return rows
         wall = self.engine.wall_ms()
         ended = {row[0] for row in rows if unpack_meta(row[3]).get("expires_at", wall + 1) <= wall}

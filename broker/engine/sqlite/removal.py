@@ -53,8 +53,7 @@ def _take_out(
         offsets = [offset for offset in offsets if offset not in kept]
     if not offsets:
         return
-    marks = ",".join("?" * len(offsets))
-    unit.statements.append((f"DELETE FROM message WHERE offset IN ({marks})", tuple(offsets)))  # noqa: S608
+    unit.removed += offsets
     unit.statements.append(("UPDATE topic SET pruned_to = max(pruned_to, ?) WHERE id = ?", (offsets[-1], number)))
     for page, gone in by_page(offsets).items():
         directory = log.open.get(page) or log.decoded(page) or loaded[page]

@@ -1,4 +1,4 @@
--- The one file. Version 1, the first. To change it: add migrations/NNN_what.sql, change this file to the sum, raise VERSION
+-- The one file. Version 2, the first that is kept. To change it: add migrations/NNN_what.sql, change this file to the sum, raise VERSION
 -- in connection.py, and test that both ways lead to the same schema.
 
 -- What is true of the whole log: epoch, next_offset, next_revision.
@@ -7,10 +7,10 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT R
 -- Topics by small number. pruned_to: the highest offset of this topic that retention has removed.
 CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, pruned_to INTEGER NOT NULL DEFAULT 0) STRICT;
 
--- The log. Appends only; no second index. body is last, so that headers are read without it.
-CREATE TABLE message (
-    offset INTEGER PRIMARY KEY, topic INTEGER NOT NULL, at INTEGER NOT NULL, meta BLOB, body BLOB NOT NULL
-) STRICT;
+-- The log, packed by chunk.py: runs of up to 64 neighbouring messages, none over the border of a page. head: all about
+-- them but bodies, so that headers are read without those. Appends only; no second index. first: the lowest offset that
+-- was ever in it. What holds an offset is the chunk with the greatest first up to it.
+CREATE TABLE chunk (first INTEGER PRIMARY KEY, head BLOB NOT NULL, bodies BLOB NOT NULL) STRICT;
 
 -- The directory of a sealed page of 65,536 offsets: msgpack {topic: [roaring bitmap of low 16 bits, bytes of bodies]}.
 -- special: some message of the page has key, priority or expiry.

@@ -4,6 +4,7 @@ The interpreter's lock is let go and taken again around every SQL step, and a bu
 interval each time; so many rows go in one statement. Floor 2.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import msgpack
-
-from broker.core.message import Row, unpack_meta
+from broker.core.message import Row, packed_meta, unpack_meta
+from broker.engine.sqlite import chunk
+from broker.engine.sqlite.reading import HOLDING
 
 MAX_ROWS = 4_096
 _SIZES = tuple(1 << power for power in range(12, -1, -1))
@@ -53,7 +54,7 @@ class Batch:
     next_revision: int | None = None
     scheduled: list[tuple[str, str, int, bytes | None, bytes, int]] = field(default_factory=list)
     unscheduled: list[tuple[str, str]] = field(default_factory=list)
-    deleted: list[tuple[int]] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
     pages: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
     statements: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
 
@@ -123,9 +124,12 @@ def _write_messages(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> N
     if outcome.duplicates:
         keep = [i for i in range(len(rows)) if i not in outcome.duplicates]
         rows, topics = [rows[i] for i in keep], [topics[i] for i in keep]
-    values = list(chain.from_iterable(rows))
-    values[1::5] = topics
-    insert(db, "INSERT INTO message (offset, topic, at, meta, body) VALUES %s", 5, values)
+    _store(db, rows, topics)
+
+
+def _store(db: sqlite3.Connection, rows: Sequence[Row], topics: Sequence[int]) -> None:
+    if rows:
+        insert(db, "INSERT INTO chunk (first, head, bodies) VALUES %s", 3, chunk.packed(rows, topics))
 
 
 def _find_duplicates(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> None:
@@ -186,21 +190,46 @@ def _write_progress(db: sqlite3.Connection, batch: Batch) -> None:
 
 def _write_dead(db: sqlite3.Connection, batch: Batch, outcome: Outcome) -> None:
     for dead in batch.dead:
-        found = db.execute(
-            "SELECT name, meta, body FROM message JOIN topic ON topic.id = topic WHERE offset = ?", (dead.original,)
-        ).fetchone()
+        found = _find(db, dead.original)
         if found is None:
             continue
-        topic, packed, body = found
+        _, topic, _, packed, body = found
         meta = unpack_meta(packed)
         meta.setdefault("topic", topic)
         meta.pop("expires_at", None)
         meta["history"] = [*meta.get("history", []), *dead.history]
         meta["source"] = {**dead.source, "offset": dead.original}
-        flags = packed[0] & ~4 if packed else 0
-        row: Row = (dead.offset, "", batch.at, bytes((flags,)) + msgpack.packb(meta), body)
-        db.execute("INSERT INTO message VALUES (?,?,?,?,?)", (row[0], dead.topic, *row[2:]))
+        row: Row = (dead.offset, "", batch.at, packed_meta(meta), body)
         outcome.dead.append((row, dead.topic))
+    _store(db, [row for row, _ in outcome.dead], [topic for _, topic in outcome.dead])
+
+
+def _find(db: sqlite3.Connection, offset: int) -> Row | None:
+    def name(number: int) -> str:
+        found: str = db.execute("SELECT name FROM topic WHERE id = ?", (number,)).fetchone()[0]
+        return found
+
+    sql = "SELECT head, bodies FROM chunk WHERE first <= ? ORDER BY first DESC LIMIT 1"
+    for head, bodies in db.execute(sql, (offset,)).fetchall():
+        return next((row for row in chunk.unpacked(head, bodies, name) if row[0] == offset), None)
+    return None
+
+
+def _remove(db: sqlite3.Connection, offsets: Sequence[int]) -> None:
+    """Take these messages out of their chunks; a chunk that has none left goes."""
+    gone = set(offsets)
+    emptied: list[int] = []
+    sql = f"SELECT first, head FROM chunk WHERE {HOLDING}"  # noqa: S608
+    for first, head in db.execute(sql, {"offsets": json.dumps(offsets)}).fetchall():
+        held = chunk.offsets_of(head)
+        if gone.issuperset(held):
+            emptied.append(first)
+        elif not gone.isdisjoint(held):
+            bodies = db.execute("SELECT bodies FROM chunk WHERE first = ?", (first,)).fetchone()[0]
+            left = chunk.without(head, bodies, gone)
+            db.execute("UPDATE chunk SET head = ?, bodies = ? WHERE first = ?", (*left, first))
+    if emptied:
+        db.execute("DELETE FROM chunk WHERE first IN (SELECT value FROM json_each(?))", (json.dumps(emptied),))
 
 
 def _write_rest(db: sqlite3.Connection, batch: Batch) -> None:
@@ -214,11 +243,12 @@ def _write_rest(db: sqlite3.Connection, batch: Batch) -> None:
     for sql, rows in (
         ("DELETE FROM kv WHERE key = ?", batch.unset),
         ("DELETE FROM schedule WHERE id = ? AND topic = ?", batch.unscheduled),
-        ("DELETE FROM message WHERE offset = ?", batch.deleted),
         ("INSERT OR REPLACE INTO page VALUES (?,?,?,?,?)", batch.pages),
     ):
         if rows:
             db.executemany(sql, rows)
+    if batch.removed:
+        _remove(db, batch.removed)
     for sql, values in batch.statements:
         db.execute(sql, values)
 

@@ -166,7 +166,7 @@ class InternalUnit(Unit):
 
     unscheduled: list[tuple[str, str]] = field(default_factory=list)
     entered: list[tuple[str, str, int]] = field(default_factory=list)  # id, topic, index of a due message
-    deleted: list[tuple[int]] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
     statements: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
     prepare: Callable[[], None] | None = None
 
@@ -213,7 +213,7 @@ class Forming:
             if unit.prepare is not None:
                 unit.prepare()
             self.batch.unscheduled += unit.unscheduled
-            self.batch.deleted += unit.deleted
+            self.batch.removed += unit.removed
             self.batch.statements += unit.statements
 
     def _answered(self, sequences: Sequences, error: BrokerError | None) -> None:
