@@ -20,7 +20,7 @@ from typing import Any
 
 from broker import __version__, process
 from broker.auth.principal import BROKER
-from broker.config import Config, ConfigError, load_config
+from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
 from broker.connectors.file.drop import DropFolder
 from broker.connectors.file.options import DropOptions
@@ -36,6 +36,7 @@ from broker.net.activation import ActivationError, inherited_sockets
 from broker.net.address import address_of, stays_here
 from broker.net.admission import Admission, raise_file_limit
 from broker.net.listener import ListenError, open_sockets
+from broker.net.tls import Tls, TlsError
 from broker.observe.log import configure_logging
 from broker.observe.notify import Notifier
 from broker.protocols.http.server import HttpServer
@@ -51,7 +52,10 @@ RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
 CLOSING = 30.0
 """Seconds that the service manager is asked for beside the grace, to commit what waits and close the log."""
-DOORS = ("native", "http")
+ALPN = {"http": ("http/1.1",)}
+"""What a door offers when a TLS client asks which protocol it speaks (RFC 7301)."""
+CERTIFICATE_LOOK = 86_400.0
+"""Seconds between two looks at when certificates end."""
 NEEDS_RESTART = ("data_dir", "native", "http", "limits", "engine")
 
 
@@ -82,6 +86,7 @@ class Daemon:
         self._notifier = Notifier(self._environ)
         self._stack = AsyncExitStack()
         self._drops: dict[str, DropFolder] = {}
+        self._tls: dict[str, Tls] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stop_wanted = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -216,6 +221,7 @@ class Daemon:
     def _start_tasks(self) -> None:
         self._keep("state", self._watch_state)
         self._keep("reload", self._reload_on_request)
+        self._keep("certificates", self._watch_certificates)
         if self._notifier.watchdog_seconds is not None:
             self._keep("watchdog", self._feed_watchdog)
 
@@ -237,7 +243,7 @@ class Daemon:
         await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks) if name in self._tasks))
 
     async def _watch_state(self) -> None:
-        """Say when the engine stops taking messages, and when it takes them again."""
+        """Say when the engine stops taking messages and takes them again, and when limits are no longer felt."""
         while True:
             stats = self.engine.stats()
             if stats.state != self._state:
@@ -245,7 +251,16 @@ class Daemon:
                 level = logging.INFO if stats.state == "running" else logging.CRITICAL
                 log.log(level, "engine %s", stats.state, extra={"reason": stats.reason})
                 self._notifier.status(self._status())
+            self.hub.flow.limited.tick()
             await asyncio.sleep(LOOK)
+
+    async def _watch_certificates(self) -> None:
+        """Say in time, once a day, which ones end soon."""
+        while self._tls:
+            for warning in dict.fromkeys(tls.warning() for tls in self._tls.values()):
+                if warning:
+                    log.warning("certificate: %s", warning)
+            await asyncio.sleep(CERTIFICATE_LOOK)
 
     async def _feed_watchdog(self) -> None:
         """Three times per period: only when an empty unit came back from the writer is the daemon alive."""
@@ -279,22 +294,48 @@ class Daemon:
             log.info(
                 "the system's limit of open files allows fewer connections", extra={"connections": admission.limit}
             )
+        self._tls = {door: tls for door in DOORS if (tls := self._tls_for(door)) is not None}
         inherited = inherited_sockets(self._environ, DOORS)
         sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}
-        self._native = NativeServer(self.hub, config.native, admission)
+        self._native = NativeServer(self.hub, config.native, admission, self._tls.get("native"))
         self._http = HttpServer(
-            self.hub, config.http, admission=admission, more=self._connectors, secret=self._webhook_secret
+            self.hub,
+            config.http,
+            admission=admission,
+            tls=self._tls.get("http"),
+            more=self._more_status,
+            secret=self._webhook_secret,
         )
         await self._native.start(sockets["native"])
         self._stack.push_async_callback(self._native.stop)
         await self._http.start(sockets["http"])
         self._stack.push_async_callback(self._http.stop, 0)
-        self.addresses = {door: [_reached(door, sock) for sock in sockets[door]] for door in DOORS}
+        self.addresses = {door: [self._reached(door, sock) for sock in sockets[door]] for door in DOORS}
 
-    def _connectors(self) -> dict[str, Any]:
-        """What `/v1/status` says of the connectors."""
+    def _tls_for(self, door: str) -> Tls | None:
+        options = self.config.tls_of(door)
+        if options is None:
+            return None
+        try:
+            return Tls(options, ALPN.get(door, ()))
+        except TlsError as error:
+            raise StartError(f"{self.config.tls_setting(door, error.setting)}: {error}") from None
+
+    def _reached(self, door: str, sock: socket.socket) -> str:
+        """Where clients find a door, as they write it."""
+        address = address_of(sock)
+        if sock.family == socket.AF_UNIX:
+            return address
+        scheme = {"http": "http://"}.get(door, "")
+        if door in self._tls:
+            scheme = {"http": "https://", "native": "postrooms://"}[door]
+        return scheme + address
+
+    def _more_status(self) -> dict[str, Any]:
+        """What `/v1/status` says beside the engine's numbers."""
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
-        return {"webhooks": webhooks, "drop": {feed: asdict(folder.status()) for feed, folder in self._drops.items()}}
+        drops = {feed: asdict(folder.status()) for feed, folder in self._drops.items()}
+        return {"webhooks": webhooks, "drop": drops, "tls": {door: tls.describe() for door, tls in self._tls.items()}}
 
     async def _webhook_secret(self, name: str) -> str:
         """Of the sender that is there now; a changed configuration brings another."""
@@ -350,6 +391,9 @@ class Daemon:
     async def _take_up(self, new: Config) -> None:
         old, changed = self.config, _changes(self.config, new)
         kept = {name: getattr(old, name) for name in NEEDS_RESTART}
+        kept |= {door: kept[door].model_copy(update={"tls": getattr(new, door).tls}) for door in DOORS}
+        waits = [name for name in NEEDS_RESTART if kept[name] != getattr(new, name)]
+        waits += self._take_up_tls(new) + _changed_durability(old, new)
         self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
         if "log" in changed or new.secrets != old.secrets:
             configure_logging(new.log, new.secrets)
@@ -368,11 +412,25 @@ class Daemon:
         self.engine.policies = new.policies()
         await self._declare(new.specs())
         undeclared = sorted({s.name for s in old.specs()} - {s.name for s in new.specs()})
-        waits = [name for name in changed if name in NEEDS_RESTART] + _changed_durability(old, new)
         log.info(
             "configuration taken up",
             extra={"changed": changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
         )
+
+    def _take_up_tls(self, new: Config) -> list[str]:
+        """New handshakes see what the files hold now; with bad files those of before stay in use. Returns the settings
+        that need a restart."""
+        for door, tls in self._tls.items():
+            options = new.tls_of(door)
+            try:
+                if options is not None:
+                    tls.take_up(options)
+            except TlsError as error:
+                text = f"{new.tls_setting(door, error.setting)}: {error}"
+                log.error("certificate not taken up: the one before stays in use", extra={"door": door, "error": text})  # noqa: TRY400
+            else:
+                log.info("certificate taken up", extra={"door": door, **tls.describe()})
+        return [f"{door}.tls" for door in DOORS if (new.tls_of(door) is not None) != (door in self._tls)]
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
@@ -394,11 +452,6 @@ async def _kept(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None
             log.exception("a task failed; it is started again", extra={"task": name, "after_seconds": rest})
         await asyncio.sleep(rest)
         rest = min(2 * rest, LONGEST_REST)
-
-
-def _reached(door: str, sock: socket.socket) -> str:
-    address = address_of(sock)
-    return f"http://{address}" if door == "http" and not address.startswith("unix:") else address
 
 
 def _changes(old: Config, new: Config) -> list[str]:

@@ -34,7 +34,9 @@ from broker.engine.base import (
     Unit,
 )
 from broker.engine.reader import Reader
+from broker.flow import Flow
 from broker.limits import Limits
+from broker.observe.limited import Limited
 
 RESERVED_KEYS = ("auth/", "webhook/", "drop/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
@@ -73,11 +75,18 @@ class Prepared:
 
 
 class Hub:
-    """See the module. `wall` gives unix seconds and is a parameter so that tests need not sleep."""
+    """See the module. `wall` gives unix seconds and `monotonic` seconds; parameters, so that tests need not sleep."""
 
-    def __init__(self, engine: Engine, limits: Limits, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine = engine
         self.limits = limits
+        self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
         self.checks: list[Callable[[Spec], None]] = []
         """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
@@ -158,7 +167,34 @@ class Hub:
         for settle in unit.settles:
             if type(settle.offset) is not int or not 0 <= settle.offset < 1 << 63:
                 raise BrokerError(Code.BAD_REQUEST, f"{settle.offset!r} is no offset of a message")
-        self.engine.commit(unit)
+        if unit.publishes or unit.schedules or unit.sets:
+            self._commit_counted(unit)
+        else:
+            self.engine.commit(unit)
+
+    def _commit_counted(self, unit: Unit) -> None:
+        """What publishes takes its part of memory until it is answered, and counts against its principal's rate."""
+        flow, principal, sender, weight, done = self.flow, unit.principal, unit.sender, unit.weight(), unit.done
+
+        def answered(receipt: Receipt) -> None:
+            flow.leave(principal, sender, weight)
+            if done is not None:
+                done(receipt)
+
+        unit.done = answered
+        flow.enter(principal, sender, weight)
+        try:
+            self.engine.commit(unit)
+        except BrokerError:
+            flow.leave(principal, sender, weight)
+            unit.done = done
+            raise
+        flow.spend(principal, len(unit.publishes) + len(unit.schedules), unit.size)
+
+    def check_room(self, principal: Principal, sender: Hashable, size: int) -> None:
+        """May a publish of about so many bytes be taken now? Asked before its body is. Raises RATE_LIMITED,
+        OVERLOADED."""
+        self.flow.check(_counted(principal), sender, size)
 
     async def publish(
         self,
@@ -186,7 +222,7 @@ class Hub:
     ) -> Prepared:
         """What `publish` does before the commit, for a caller that wants to be called back (`unit.done`)."""
         self._check_settles(principal, settles)
-        unit = Unit(sender=sender or principal, settles=list(settles), sets=list(sets))
+        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles), sets=list(sets))
         places: list[Scheduled | None] = []
         ids: list[str | None] = []
         for message in messages:
@@ -199,6 +235,7 @@ class Hub:
                 unit.publishes.append(draft)
                 places.append(None)
         unit.size = _size(unit)
+        self.check_room(principal, unit.sender, unit.size)
         return Prepared(unit, partial(self._all_published, ids, places))
 
     def _all_published(
@@ -249,7 +286,8 @@ class Hub:
     ) -> Sequence[tuple[str, int]]:
         """Settle; returns after the commit the (subscription, offset) of those that came too late."""
         self._check_settles(principal, settles)
-        receipt = await self.committed(Unit(sender=sender or principal, settles=list(settles)))
+        unit = Unit(sender=sender or principal, principal=_counted(principal), settles=list(settles))
+        receipt = await self.committed(unit)
         return receipt.lost
 
     def _check_settles(self, principal: Principal, settles: Sequence[Settle]) -> None:
@@ -391,6 +429,11 @@ class Hub:
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
         return info
+
+
+def _counted(principal: Principal) -> str | None:
+    """The name under which a principal has its part; the broker's own connectors bound themselves."""
+    return None if principal == BROKER else principal.name
 
 
 def _refusal(principal: Principal, verb: Verb, resource: Resource) -> BrokerError:

@@ -4,16 +4,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Limits(BaseModel):
-    """`[limits]` of the configuration; sizes in bytes."""
+    """`[limits]` of the configuration; sizes in bytes.
+
+    `max_uncommitted`: of units that wait for their commit, over all doors; beyond it those who have more than their
+    part are slowed. `publish_…_per_second`: of one principal, 0 for no bound.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body: int = Field(1 << 20, ge=1, le=1 << 28)
     max_frame: int = Field(8 << 20, ge=1 << 16, le=1 << 29)
     max_hello_frame: int = Field(64 << 10, ge=1 << 10, le=1 << 20)
+    max_uncommitted: int = Field(64 << 20, ge=1 << 20)
     max_uncommitted_per_connection: int = Field(4 << 20, ge=1 << 16)
     max_unsent_per_connection: int = Field(16 << 20, ge=1 << 16)
     max_connections: int = Field(20_000, ge=1)
     max_consumers_per_connection: int = Field(1_000, ge=1)
     max_batch: int = Field(10_000, ge=1)
     max_subscriptions: int = Field(100_000, ge=1)
+    publish_messages_per_second: int = Field(0, ge=0)
+    publish_bytes_per_second: int = Field(0, ge=0)

@@ -9,6 +9,7 @@ from broker.config import Config, ConfigError, check_config, load_config
 from broker.connectors.file.options import DropOptions
 from broker.core.retention import Durability
 from broker.core.subscription import Kind
+from tests.authority import Authority
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_without_a_file_it_is_loopback_and_the_known_ports() -> None:
 def test_the_shipped_file_loads_and_changes_nothing_but_what_it_declares() -> None:
     config = load_config(ROOT / "config" / "postroom.toml", {})
     default = load_config(environ={})
-    sections = ("data_dir", "grace", "native", "http", "limits", "engine", "log", "webhooks")
+    sections = ("data_dir", "grace", "tls", "native", "http", "limits", "engine", "log", "webhooks")
     assert {s: getattr(config, s) for s in sections} == {s: getattr(default, s) for s in sections}
 
 
@@ -58,7 +59,7 @@ def test_the_shipped_file_names_every_setting_of_a_drop_folder() -> None:
 
 
 def _models(config: Config) -> list[tuple[str, Any]]:
-    return [(s, type(getattr(config, s))) for s in ("native", "http", "limits", "log", "webhooks")]
+    return [(s, type(getattr(config, s))) for s in ("tls", "native", "http", "limits", "log", "webhooks")]
 
 
 def _table(text: str, name: str) -> str:
@@ -277,3 +278,65 @@ def test_check_config_warns_of_secrets_that_others_read(tmp_path: Path) -> None:
     assert plain.startswith(f"warning: {path} holds secrets")
     (referred,) = warnings(f"${{file:{secret}}}", 0o644)
     assert referred.startswith(f"warning: {secret} holds a secret")
+
+
+# TLS
+
+
+def test_tls_of_one_door_stands_over_that_of_all(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        """
+        [tls]
+        certificate = "all.pem"
+        key = "all.key"
+        [native.tls]
+        certificate = "native.pem"
+        minimum_version = "1.3"
+        [http.tls]
+        enabled = false
+        """,
+    )
+    native = config.tls_of("native")
+    assert native is not None
+    assert (native.certificate, native.key, native.minimum_version) == (Path("native.pem"), Path("all.key"), "1.3")
+    assert config.tls_of("http") is None
+    assert Config().tls_of("native") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[tls]\nkey = "x"', "tls.certificate: is missing; name a PEM file, or set enabled = false"),
+        ('[http.tls]\nkey = "x"', "http.tls.certificate: is missing; name a PEM file, or set enabled = false"),
+        (
+            '[tls]\ncertificate = "x"\nclient_certificates = "required"',
+            "tls.client_ca: is missing; name a PEM file with the authorities of client certificates",
+        ),
+        (
+            '[tls]\ncertificate = "x"\n[native.tls]\nclient_ca = "y"',
+            'native.tls.client_certificates: nobody is asked for one; write "optional" or "required"',
+        ),
+        ("[tls]\ncertifikate = 5", "tls.certifikate: unknown key; did you mean certificate?"),
+        ('[tls]\nminimum_version = "1.1"', "tls.minimum_version: must be '1.2' or '1.3', not '1.1'"),
+    ],
+)
+def test_tls_that_does_not_fit_together(tmp_path: Path, text: str, problem: str) -> None:
+    assert problems(tmp_path, text) == [problem]
+
+
+def test_the_check_reads_the_files_of_tls(tmp_path: Path) -> None:
+    pair = Authority(tmp_path / "ca").issue("localhost", days=(-1, 3))
+    path = tmp_path / "postroom.toml"
+    said: list[str] = []
+    path.write_text(f'[tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n')
+    assert check_config(path, {}, said.append)
+    assert f"warning: {pair.certificate} ends in 3 days" in said[0]
+    assert len(said) == 2
+    pair.key.chmod(0o644)
+    assert check_config(path, {}, said.append)
+    assert f"warning: {pair.key} holds a private key and everybody may read it; chmod o-r {pair.key}" in said
+    said.clear()
+    path.write_text(f'[http.tls]\ncertificate = "{tmp_path}/none"\n')
+    assert not check_config(path, {}, said.append)
+    assert f"http.tls.certificate: there is no file {tmp_path}/none; name the one that was meant" in said[0]

@@ -316,13 +316,19 @@ async def test_a_second_signal_ends_the_drain(started: Make, tmp_path: Path) -> 
     assert [row[4] for row in await again.engine.peek("work", 10)] == [b"x"]
 
 
+def _takes_connections(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
 async def test_while_it_drains_nothing_new_begins(started: Make, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     drop = {"path": tmp_path / "in", "topic": "a", "name": "in"}
     daemon = await started(config(tmp_path, **WORK, drop=[drop]))
     _, attachment = await leased(daemon, "work")
     stopping = asyncio.create_task(daemon.stop())
-    await until(lambda: daemon._native._servers and not daemon._native._servers[0].is_serving())
+    await until(lambda: not _takes_connections(daemon.addresses["native"][0]))
     assert {"reload", "drop in"}.isdisjoint(daemon._tasks)
     assert not stopping.done()
     attachment.detach()

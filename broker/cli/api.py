@@ -6,6 +6,7 @@ for and how it shows the answer is the verb's. The standard library's client, be
 
 import http.client
 import json
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -135,7 +136,7 @@ class Api:
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
         if self._parts.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=ssl.create_default_context())
+            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=_trust())
         return http.client.HTTPConnection(host, port, timeout=self.timeout)
 
     def _target(self, path: str, query: Mapping[str, object] | None) -> str:
@@ -144,6 +145,8 @@ class Api:
 
     def _lost(self, error: Exception) -> UnreachableError:
         self.close()
+        if isinstance(error, ssl.SSLError):
+            return _no_tls(self.url, error)
         if isinstance(error, ConnectionRefusedError):
             return UnreachableError(f"No daemon answers at {self.url}.", "postroom serve")
         if isinstance(error, TimeoutError):
@@ -156,6 +159,27 @@ class Api:
                 "postroom status --url http://127.0.0.1:7680",
             )
         return UnreachableError(f"The connection to {self.url} broke: {error}.", "postroom status")
+
+
+def _trust() -> ssl.SSLContext:
+    """Those that the system trusts, or the authorities of `--ca` alone. Raises FailedError."""
+    authorities = os.environ.get("POSTROOM_CA") or None
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:
+        reason = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        raise FailedError(f"{authorities} cannot be used as --ca or POSTROOM_CA: {reason}.") from None
+
+
+def _no_tls(url: str, error: ssl.SSLError) -> UnreachableError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"The certificate that {url} shows is not good: {error.verify_message}."
+        return UnreachableError(text, "postroom --ca CA.pem status, with the file of its authority")
+    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return UnreachableError(
+            f"No TLS is spoken at {url}.", f"postroom status --url {url.replace('https', 'http', 1)}"
+        )
+    return UnreachableError(f"The handshake with {url} failed: {error}.", "postroom status")
 
 
 def topic_path(topic: str) -> str:

@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 it could not be done (the reason and the next command are on standard error), 2 wrong usage.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -39,9 +41,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(  # noqa: ARG001  its callback does it
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+    ca: Path | None = typer.Option(
+        None, "--ca", envvar="POSTROOM_CA", help="A PEM file of the authorities to trust in https:// addresses."
+    ),
 ) -> None:
-    pass
+    if ca is not None:
+        os.environ["POSTROOM_CA"] = str(ca)  # where `api` looks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,8 @@ NEXT: dict[str, str] = {
     Code.BAD_TOPIC.value: "postroom topic ls",
     Code.BAD_POSITION.value: "postroom sub '#' --from earliest",
     Code.QUEUE_FULL.value: "postroom queue ls",
+    Code.RATE_LIMITED.value: "postroom status",
+    Code.OVERLOADED.value: "postroom status",
     Code.DISK_LOW.value: "postroom status",
     Code.STORAGE_FAILED.value: "postroom status",
     Code.INTERNAL.value: "postroom status",

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from broker.config.model import Config, declared_spec
 from broker.config.problem import ConfigError, Problem, key_of, problems_of
-from broker.config.secret import Expander, texts_of_secrets
+from broker.config.secret import Expander, is_open, texts_of_secrets
+from broker.config.tls import read_certificates, tls_problems, tls_warnings
 from broker.connectors.webhook.options import parse_target
 from broker.core.errors import BrokerError
 from broker.core.retention import parse_policy
@@ -52,6 +53,7 @@ def load_config(
         raise ConfigError(path, problems + problems_of(Config, error, secrets)) from None
     problems += [
         *_check_doors(config),
+        *tls_problems(config),
         *_check_limits(config.limits),
         *_check_declared(config),
         *_check_topics(config),
@@ -70,10 +72,11 @@ def check_config(
     environ = os.environ if environ is None else environ
     try:
         config = load_config(path, environ)
+        served = read_certificates(path, config)
     except ConfigError as error:
         say(str(error))
         return False
-    for warning in _warnings(path, environ):
+    for warning in (*_warnings(path, environ), *tls_warnings(served)):
         say(f"warning: {warning}")
     declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {len(config.drop)} drop folders"
     say(f"{path or 'the default configuration'} is good: data in {config.data_dir}, {declared}")
@@ -201,14 +204,7 @@ def _warnings(path: Path | None, environ: Mapping[str, str]) -> list[str]:
     values = _read(path)
     expander = Expander(environ)
     expander.expand(values)
-    said = [f"{f} holds a secret and everybody may read it; chmod o-r {f}" for f in expander.files if _is_open(f)]
-    if _is_open(path) and any("${" not in text for text in texts_of_secrets(values)):
+    said = [f"{f} holds a secret and everybody may read it; chmod o-r {f}" for f in expander.files if is_open(f)]
+    if is_open(path) and any("${" not in text for text in texts_of_secrets(values)):
         said.append(f"{path} holds secrets and everybody may read it; chmod o-r {path}, or move them: ${{file:PATH}}")
     return said
-
-
-def _is_open(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & 0o004)
-    except OSError:
-        return False

@@ -17,11 +17,14 @@ from broker.core.spec import parse_spec
 from broker.core.subscription import Kind, Spec
 from broker.engine.sqlite.options import SqliteOptions
 from broker.limits import Limits
+from broker.net.tls import TlsOptions
 from broker.observe.log import LogOptions
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.native.options import NativeOptions
 
 DEFAULT_DATA_DIR = "postroom-data"
+DOORS = ("native", "http")
+"""The sections of the doors."""
 
 
 class EngineOptions(BaseModel):
@@ -39,6 +42,7 @@ class Config(BaseModel):
 
     data_dir: Path = Path(DEFAULT_DATA_DIR)
     grace: Duration = 10_000
+    tls: TlsOptions = TlsOptions()
     native: NativeOptions = NativeOptions()
     http: HttpOptions = HttpOptions()
     limits: Limits = Limits()
@@ -76,6 +80,17 @@ class Config(BaseModel):
     def specs(self) -> list[Spec]:
         """The same, parsed."""
         return [declared_spec(*entry) for entry in self.declared()]
+
+    def tls_of(self, door: str) -> TlsOptions | None:
+        """What a door speaks TLS with: its own options over those of `[tls]`; None when it speaks plainly."""
+        options: TlsOptions = getattr(self, door).tls.over(self.tls)
+        return options if options.enabled and options.certificate is not None else None
+
+    def tls_setting(self, door: str, setting: str) -> str:
+        """Where a setting of a door's TLS stands: `native.tls.key` or `tls.key`."""
+        own = getattr(self, door).tls.model_fields_set
+        above = self.tls.model_fields_set
+        return f"{door}.tls.{setting}" if setting in own or (own and setting not in above) else f"tls.{setting}"
 
     def policies(self) -> Policies:
         """The declared retention, by topic filter."""

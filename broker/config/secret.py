@@ -99,3 +99,11 @@ def texts_of_secrets(values: Any, secret: bool = False) -> Iterator[str]:
             yield from texts_of_secrets(inner, secret)
     elif secret and isinstance(values, str):
         yield values
+
+
+def is_open(path: Path) -> bool:
+    """May everybody on this machine read this file?"""
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False

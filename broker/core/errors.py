@@ -44,6 +44,7 @@ class Code(Enum):
     LEASE_LOST = "lease_lost"
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
     DISK_LOW = "disk_low"
     UNSUPPORTED = "unsupported"
     SLOW_READER = "slow_reader"
@@ -76,7 +77,8 @@ KINDS: dict[Code, Kind] = {
     Code.LEASE_LOST: Kind("The lease has ended and the message was leased anew or settled.", 409, 0x83),
     Code.QUEUE_FULL: Kind("A queue of this topic is at its cap; wait, or raise max_messages or max_bytes.", 429, 0x97),
     Code.RATE_LIMITED: Kind("Too fast; wait and send again.", 429, 0x96),
-    Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 507, 0x97),
+    Code.OVERLOADED: Kind("The broker has as much in hand as it may; wait and send again.", 503, 0x97),
+    Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 503, 0x97),
     Code.UNSUPPORTED: Kind("This engine cannot do that.", 501, 0x83),
     Code.SLOW_READER: Kind("You read more slowly than allowed; resume from your position.", 503, 0x97, closes=True),
     Code.TIMEOUT: Kind("It took too long; whether it happened is unknown: retry with the same id.", 504, 0x83),
@@ -90,11 +92,13 @@ class BrokerError(Exception):
     """A refusal with a code of the table and a detail for this case. Doors translate it, none invents its own.
 
     `detail` names the culprit and the mend ("body is 2097152 bytes, the limit is 1048576"); `str()` gives both.
+    `retry_after`: in how many seconds it makes sense to ask again, where this case knows better than its code.
     """
 
-    def __init__(self, code: Code, detail: str = "") -> None:
+    def __init__(self, code: Code, detail: str = "", *, retry_after: float | None = None) -> None:
         self.code = code
         self.detail = detail
+        self.retry_after = retry_after
         super().__init__(detail or KINDS[code].sentence)
 
     @property

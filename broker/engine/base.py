@@ -59,6 +59,9 @@ class Scheduled:
     draft: Draft
 
 
+ITEM_BYTES = 64
+"""What a message or a settle weighs beside its body while it waits: a million empty ones are not nothing."""
+
 Refused = tuple[int, int, str]
 """(sequence, count, code): sequences of a publisher that were answered with an error."""
 
@@ -95,19 +98,25 @@ class Receipt:
 class Unit:
     """What is committed together.
 
-    `sender` groups units for fairness (a connection). `publisher`: its publisher's sequences, committed with it; when
-    the unit is refused, they are committed as refused. `size` is the bytes of all bodies and metas. `done` is called
-    once, on the loop's thread.
+    `sender` groups units for order and fairness (a connection), `principal` groups senders for fairness. `publisher`:
+    its publisher's sequences, committed with it; when the unit is refused, they are committed as refused. `size` is the
+    bytes of all bodies and metas. `done` is called once, on the loop's thread.
     """
 
     publishes: list[Draft] = field(default_factory=list)
     done: Callable[[Receipt], None] | None = None
     sender: Hashable = None
+    principal: Hashable = None
     publisher: Sequences | None = None
     size: int = 0
     settles: list[Settle] = field(default_factory=list)
     sets: list[Set] = field(default_factory=list)
     schedules: list[Scheduled] = field(default_factory=list)
+
+    def weight(self) -> int:
+        """About the bytes that it takes in memory."""
+        items = len(self.publishes) + len(self.settles) + len(self.sets) + len(self.schedules)
+        return self.size + ITEM_BYTES * items
 
 
 @dataclass(frozen=True, slots=True)

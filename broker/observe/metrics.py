@@ -169,6 +169,27 @@ class RequestCollector(Collector):
             yield GaugeMetricFamily(f"{prefix}_{name}", text, value=value())
 
 
+class LimitCollector(Collector):
+    """How often each limit was run into, and what is slowed by one now."""
+
+    def __init__(self, times: Mapping[str, int], gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+        self._times = times
+        self._gauges = gauges
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are known when collected."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics of limits."""
+        hits = CounterMetricFamily("postroom_limit_hits", "How often a limit was run into", labels=["limit"])
+        for name, count in sorted(self._times.items()):
+            hits.add_metric([name], count)
+        yield hits
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(f"postroom_{name}", text, value=value())
+
+
 def registry(*collectors: Collector) -> CollectorRegistry:
     """A registry of these and of the process itself (memory, processor time, open files)."""
     made = CollectorRegistry(auto_describe=False)

@@ -8,6 +8,7 @@ from postroom_client.address import Address, parse_address
         ("postroom://broker.lan:7601", Address("broker.lan", 7601)),
         ("postroom://broker.lan", Address("broker.lan", 7600)),
         ("postroom://[::1]:7600", Address("::1", 7600)),
+        ("postrooms://broker.lan", Address("broker.lan", 7600, tls=True)),
         ("postroom://s%20ecret@host", Address("host", 7600, token="s ecret")),
         ("postroom+unix:///run/postroom/native.sock", Address(path="/run/postroom/native.sock")),
     ],
@@ -33,3 +34,4 @@ def test_the_environment_is_asked_when_no_url_is_given(monkeypatch: pytest.Monke
 
 def test_a_token_is_not_shown() -> None:
     assert str(parse_address("postroom://secret@[::1]:7600")) == "postroom://[::1]:7600"
+    assert str(parse_address("postrooms://secret@host")) == "postrooms://host:7600"

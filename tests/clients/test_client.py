@@ -433,7 +433,7 @@ async def test_a_unix_socket(broker: Broker, tmp_path: Any) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "s"))
     sock.listen()
-    broker.server._servers.append(  # the daemon's listeners do this
+    broker.server._listeners.append(  # the daemon's listeners do this
         await asyncio.get_running_loop().create_unix_server(lambda: _connection(broker), sock=sock)
     )
     async with connect(f"postroom+unix://{tmp_path}/s") as b:

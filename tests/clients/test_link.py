@@ -70,7 +70,8 @@ async def peer() -> AsyncGenerator[Peer, None]:
 
 async def test_the_greeting(peer: Peer) -> None:
     async with client(peer.url, name="me", publisher="p", token="secret"):
-        assert peer.received == [(wire.HELLO, 1, {"client": "me", "publisher": "p", "token": "secret"})]
+        hello = {"client": "me", "publisher": "p", "features": ("slowed",)}
+        assert peer.received == [(wire.HELLO, 1, {**hello, "token": "secret"})]
 
 
 @pytest.mark.parametrize("code", ["unauthenticated", "unsupported_version", "conflict"])

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, PING, GOODBYE = range(1, 13)
-WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING = range(32, 42)
+WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING, SLOWED = range(32, 43)
 ACK, RETRY, REJECT, RELEASE = "ack", "retry", "reject", "release"
 WITHIN = 20.0
 """Seconds after which a frame that should have come has not."""

@@ -96,7 +96,9 @@ class Served:
 
     def address(self, door: str) -> str:
         """Where a door listens."""
-        found = [re.fullmatch(rf"postroom: {door} listening on (?:http://)?(.*)", line) for line in self.out]
+        found = [
+            re.fullmatch(rf"postroom: {door} listening on (?:https?://|postrooms://)?(.*)", line) for line in self.out
+        ]
         return next(match[1] for match in found if match)
 
     def errors(self) -> list[str]:

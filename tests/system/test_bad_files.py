@@ -218,7 +218,7 @@ def test_a_disk_that_runs_low(small_disk: Path) -> None:
         filler.write_bytes(bytes(5 << 20))
         served.until(lambda: status(served)["state"] == "disk_low")
         code, problem = publish(served, "work/1", b"two")
-        assert (code, problem["code"]) == (507, "disk_low")
+        assert (code, problem["code"]) == (503, "disk_low")
         assert "free space" in problem["detail"]
         (message,) = ask(served, "POST", "/v1/queues/work/receive?wait=5s")[1]["messages"]
         settle = b'[{"receipt": "%s", "outcome": "ack"}]' % message["receipt"].encode()

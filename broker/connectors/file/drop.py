@@ -35,6 +35,7 @@ _WAITS = {
     Code.QUEUE_FULL,
     Code.RATE_LIMITED,
     Code.DISK_LOW,
+    Code.OVERLOADED,
     Code.STORAGE_FAILED,
     Code.SHUTTING_DOWN,
     Code.TIMEOUT,

@@ -1,13 +1,12 @@
 """Group commit, without a timer: all units that wait become one transaction; what arrives meanwhile forms the next.
 
 This is step 2 of the journey on the loop's side: form a batch, let the thread write it, answer everybody, dispatch.
-Fairness: a transaction takes at most `max_transaction` bytes (or one larger unit), senders in turn. Floor 2.
+Fairness: a transaction takes at most `max_transaction` bytes (or one larger unit), whose turn it is (`turns`). Floor 2.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -25,6 +24,7 @@ from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import Directory
 from broker.engine.sqlite.streams import StreamHandle
 from broker.engine.sqlite.transaction import Batch, DeadLetter, Outcome, write
+from broker.engine.sqlite.turns import Turns
 from broker.observe.metrics import Histogram
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Writer:
     def __init__(self, engine: "SqliteEngine") -> None:
         self._engine = engine
         self._pending: list[Unit] = []
+        self._turns = Turns()
         self.pending_bytes = 0
         self._wake = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
@@ -66,7 +67,7 @@ class Writer:
     def submit(self, unit: Unit) -> None:
         """Queue a unit."""
         self._pending.append(unit)
-        self.pending_bytes += unit.size
+        self.pending_bytes += unit.weight()
         self._wake.set()
 
     def mark(self, handle: Handle) -> None:
@@ -111,22 +112,12 @@ class Writer:
         limit = self._engine.options.max_transaction
         if self.pending_bytes <= limit:
             units, self._pending, self.pending_bytes = self._pending, [], 0
+            self._turns.clear()
             return units
-        senders: dict[Hashable, deque[Unit]] = {}
-        for unit in self._pending:
-            senders.setdefault(unit.sender, deque()).append(unit)
-        units, size = [], 0
-        turn = deque(senders.values())
-        while turn and (not units or size + turn[0][0].size <= limit):
-            queue = turn.popleft()
-            unit = queue.popleft()
-            units.append(unit)
-            size += unit.size
-            if queue:
-                turn.append(queue)
+        units = self._turns.take(self._pending, limit)
         taken = set(map(id, units))
         self._pending = [unit for unit in self._pending if id(unit) not in taken]
-        self.pending_bytes -= size
+        self.pending_bytes -= sum([unit.weight() for unit in units])
         return units
 
     async def _commit(self, units: list[Unit]) -> None:

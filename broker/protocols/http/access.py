@@ -2,7 +2,7 @@
 
 While loopback clients need no token, the browser of a person on this machine could be made to speak for a foreign page:
 by a form or fetch to 127.0.0.1 (told by its Origin), or by a name that resolves to 127.0.0.1 (told by its Host). Both
-are refused here, unless the name is in `http.hosts`. Floor 4.
+are refused here, unless the name is in `http.hosts` or in the certificate that this door shows. Floor 4.
 """
 
 from ipaddress import ip_address
@@ -12,6 +12,7 @@ from aiohttp import web
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
+from broker.net.tls import Tls
 from broker.protocols.http.connection import Connection
 
 
@@ -36,8 +37,9 @@ def arrived(request: web.BaseRequest) -> None:
 class Origins:
     """Which names of this door, and which pages, are trusted."""
 
-    def __init__(self, hosts: tuple[str, ...]) -> None:
+    def __init__(self, hosts: tuple[str, ...], tls: Tls | None = None) -> None:
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self._tls = tls
         self._seen: set[str] = set()  # Host headers found good, to look at each once
 
     def check(self, request: web.BaseRequest) -> None:
@@ -53,7 +55,8 @@ class Origins:
         name = host.lower()
         if not name.endswith("]"):
             name = name.rpartition(":")[0] or name
-        if name and name not in self._hosts and not name.endswith(".localhost") and not _is_address(name):
+        known = not name or name in self._hosts or name.endswith(".localhost") or _is_address(name)
+        if not known and not (self._tls is not None and self._tls.certificate.covers(name)):
             raise BrokerError(Code.FORBIDDEN, f"Host {host[:100]!r} is not a name of this broker; add it to http.hosts")
         if len(self._seen) < 100:
             self._seen.add(host)

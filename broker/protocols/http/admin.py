@@ -125,7 +125,8 @@ class AdminRoutes:
         stats = asdict(self._hub.engine.stats())
         stats.pop("extra")
         uptime = round(time.monotonic() - self._started, 1)
-        return answer({"version": __version__, "uptime_seconds": uptime} | stats | dict(self._more()))
+        values = {"version": __version__, "uptime_seconds": uptime, **stats, "limits": self._hub.flow.status()}
+        return answer(values | dict(self._more()))
 
     async def metrics(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers in Prometheus' text format."""

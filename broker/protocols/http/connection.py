@@ -18,11 +18,14 @@ from broker.core.errors import BrokerError, Code
 from broker.net.address import UNIX, is_loopback, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
+from broker.net.tls import peer_names
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 
 _FULL = raw_problem(Code.RATE_LIMITED, "503 Service Unavailable", "too many connections; close some or try later")
 _LATE = raw_problem(Code.TIMEOUT, "408 Request Timeout", "the request did not arrive in time; nothing was done")
+PLAIN = raw_problem(Code.BAD_REQUEST, "400 Bad Request", "this port speaks TLS; write https://")
+"""The answer to a client that speaks plainly where TLS is spoken."""
 
 
 class Clockwork:
@@ -64,6 +67,7 @@ class Connection(web.RequestHandler):
         "on_dismiss",
         "on_resume",
         "on_stall",
+        "peer_names",
         "port",
         "principal",
         "since",
@@ -77,6 +81,7 @@ class Connection(web.RequestHandler):
         self.address, self.port = UNIX, 0
         self.principal: Principal | None = None
         self.token: str | None = None
+        self.peer_names: tuple[str, ...] = ()  # of the client's certificate
         self.on_resume: Callable[[], None] | None = None  # the client reads again
         self.on_stall: Callable[[], None] | None = None  # it read nothing for `slow_after`
         self.on_dismiss: Callable[[BrokerError], None] | None = None
@@ -196,6 +201,7 @@ class Connection(web.RequestHandler):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self.address, self.port = peer_of(transport)
+        self.peer_names = peer_names(transport)
         self._admitted = self._clockwork.admission.admit(self)
         if not self._admitted:
             assert self.transport is not None

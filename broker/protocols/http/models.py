@@ -284,6 +284,24 @@ class Ready(Shape):
     reason: str
 
 
+class Felt(Shape):
+    """A limit that was run into lately: its name in the configuration, by whom, for how long and how often."""
+
+    limit: str
+    who: str
+    detail: str
+    seconds: float
+    times: int
+
+
+class LimitsNow(Shape):
+    """Which limits are felt now, and how many connections that publish are slowed by one."""
+
+    in_force: list[Felt]
+    publishers_blocked: int
+    uncommitted_bytes: int
+
+
 class Status(Shape):
     """The broker in numbers."""
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.core.setting import Duration, Size
+from broker.net.tls import TlsOptions
 
 DEFAULT_PORT = 7680
 
@@ -34,3 +35,4 @@ class HttpOptions(BaseModel):
     max_line: Annotated[Size, Field(ge=1024, le=1 << 20)] = 16 << 10
     max_header: Annotated[Size, Field(ge=1024, le=1 << 20)] = 64 << 10
     max_headers: int = Field(128, ge=16, le=1_000)
+    tls: TlsOptions = TlsOptions()

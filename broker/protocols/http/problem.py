@@ -1,6 +1,7 @@
 """Refusals in HTTP's tongue: problem documents (RFC 9457) with the code of `core/errors`. Floor 4."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,20 @@ from broker.core.errors import KINDS, BrokerError, Code
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY = {
-    Code.QUEUE_FULL: "1",
-    Code.RATE_LIMITED: "1",
-    Code.DISK_LOW: "30",
-    Code.SHUTTING_DOWN: "1",
-    Code.STORAGE_FAILED: "30",
+    Code.QUEUE_FULL: 1,
+    Code.RATE_LIMITED: 1,
+    Code.OVERLOADED: 1,
+    Code.DISK_LOW: 30,
+    Code.SHUTTING_DOWN: 1,
+    Code.STORAGE_FAILED: 30,
 }
-"""Seconds after which asking again makes sense (Retry-After, RFC 9110 §10.2.3)."""
+"""Seconds after which asking again makes sense, unless the error knows better."""
+
+
+def retry_after(error: BrokerError) -> str | None:
+    """The value of Retry-After (RFC 9110 §10.2.3), whole seconds; None where asking again would not help."""
+    seconds = _RETRY.get(error.code) if error.retry_after is None else math.ceil(error.retry_after)
+    return None if seconds is None else str(max(1, seconds))
 
 
 def document(code: Code, detail: str = "", status: int | None = None) -> dict[str, Any]:
@@ -42,8 +50,9 @@ def problem(
         headers=headers,
         content_type=CONTENT_TYPE,
     )
-    if error.code in _RETRY:
-        response.headers["Retry-After"] = _RETRY[error.code]
+    after = retry_after(error)
+    if after is not None:
+        response.headers["Retry-After"] = after
     if close or error.kind.closes:
         response.force_close()
     return response

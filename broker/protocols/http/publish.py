@@ -60,8 +60,9 @@ class PublishRoutes:
     async def publish(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
         """Answers 201 with the receipt after the commit."""
         options = parameters.publish_options(request.headers)
-        body = await parameters.read_body(request, self._hub.limits.max_body)
         connection = connection_of(request)
+        self._hub.check_room(principal_of(request), connection, request.content_length or 0)
+        body = await parameters.read_body(request, self._hub.limits.max_body)
         connection.arrived()
         message = Outgoing(topic, body, options)
         with connection:

@@ -17,11 +17,13 @@ from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.net.address import address_of
 from broker.net.admission import Admission
+from broker.net.handshake import Listener, accept
 from broker.net.listener import open_sockets
-from broker.observe.metrics import EngineCollector, RequestCollector, registry
+from broker.net.tls import Tls
+from broker.observe.metrics import EngineCollector, LimitCollector, RequestCollector, registry
 from broker.protocols.http.access import Origins, connection_of, principal_of
 from broker.protocols.http.admin import AdminRoutes
-from broker.protocols.http.connection import Clockwork, Connection
+from broker.protocols.http.connection import PLAIN, Clockwork, Connection
 from broker.protocols.http.docs import DocsRoutes
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.parameters import MAX_JSON, known
@@ -69,6 +71,7 @@ class HttpServer:
         options: HttpOptions,
         *,
         admission: Admission | None = None,
+        tls: Tls | None = None,
         routes: Sequence[Route] = (),
         more: Callable[[], Mapping[str, Any]] = dict,
         secret: Callable[[str], Awaitable[str]] | None = None,
@@ -77,15 +80,17 @@ class HttpServer:
         self._hub = hub
         self._options = options
         self._admission = Admission(hub.limits.max_connections) if admission is None else admission
-        self._origins = Origins(options.hosts)
+        self._origins = Origins(options.hosts, tls)
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
         self._stopping = False
         self._server: _Server | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._tls = tls
+        self._listeners: list[Listener] = []
         self._requests = self._collector()
         self.registry = collected or registry()
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
+        self.registry.register(LimitCollector(*hub.flow.measured()))
         self.registry.register(self._requests)
         self._router = Router()
         parts = (
@@ -127,7 +132,11 @@ class HttpServer:
         )
         opened = list(sockets) if sockets is not None else open_sockets("http", options.host, options.port)
         addresses = [address_of(sock) for sock in opened]
-        self._listeners = [await loop.create_server(self._server, sock=sock) for sock in opened]
+        for sock in opened:
+            listener = await accept(
+                sock, self._server, door="http", admission=self._admission, tls=self._tls, plain=PLAIN
+            )
+            self._listeners.append(listener)
         return addresses
 
     async def stop(self, grace: float = 5.0) -> None:

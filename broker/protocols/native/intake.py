@@ -21,8 +21,6 @@ _BYTES = {bytes}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 ATOMIC = 1
 MAX_OFFSETS = 65_536
-ITEM_BYTES = 64
-"""What a message weighs beside its body while it waits for its commit: a million empty ones are not nothing."""
 
 
 class Intake:
@@ -33,7 +31,6 @@ class Intake:
         self._hub = session.hub
         self._send = session.send
         self._uncommitted = 0
-        self._held = False
         self._sequence = 0
         self._refused: list[Refused] = []  # what the next unit tells the engine of refusals before it
         self._unit: Unit | None = None
@@ -97,7 +94,7 @@ class Intake:
     def _open(self) -> Unit:
         """The unit that gathers what one read of the socket brings."""
         if self._unit is None:
-            self._unit = Unit(sender=self._session.sender)
+            self._unit = Unit(sender=self._session.sender, principal=self._session.counted)
             self._marks = []
         return self._unit
 
@@ -161,8 +158,7 @@ class Intake:
 
     def _commit(self, unit: Unit, marks: list[tuple[int, int, int]], last: int) -> None:
         first = marks[0][0]
-        items = len(unit.publishes) + len(unit.settles) + len(unit.sets) + len(unit.schedules)
-        size = unit.size + ITEM_BYTES * items
+        size = unit.weight()
 
         def done(receipt: Receipt) -> None:
             self._confirmed(first, last, marks, size, receipt)
@@ -176,9 +172,7 @@ class Intake:
         except BrokerError as error:
             self._refuse_in_turn(first, last, error, done)
         self._refused.clear()
-        if self._uncommitted > self._hub.limits.max_uncommitted_per_connection and not self._held:
-            self._held = True
-            self._session.shell.hold(reading=False)
+        self._session.gate.taken(self._uncommitted)
 
     def _refuse_in_turn(self, first: int, last: int, error: BrokerError, done: Callable[[Receipt], None]) -> None:
         """The hub took nothing: an empty unit carries the refusal, so that it comes behind what is being committed
@@ -196,9 +190,7 @@ class Intake:
 
     def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
         self._uncommitted -= size
-        if self._held and self._uncommitted <= self._hub.limits.max_uncommitted_per_connection // 2:
-            self._held = False
-            self._session.shell.hold(reading=True)
+        self._session.gate.answered(self._uncommitted)
         if receipt.error is not None:
             if last >= first:
                 self._refuse(first, last - first + 1, receipt.error)
@@ -219,7 +211,7 @@ class Intake:
         if not self._fresh(sequence, (parts,)):
             return
         self._sequence += 1
-        unit = Unit(sender=self._session.sender)
+        unit = Unit(sender=self._session.sender, principal=self._session.counted)
         self._check_parts(parts)
         try:
             for message in parts.get("publish", ()):
@@ -237,7 +229,7 @@ class Intake:
                 unit.size += len(entry[1] or b"")
         except BrokerError as error:
             self._turn_away(sequence, 1, error)
-            unit = Unit(sender=self._session.sender)
+            unit = Unit(sender=self._session.sender, principal=self._session.counted)
         self._commit(unit, [(sequence, 0, len(unit.publishes))], sequence)
 
     def _check_parts(self, parts: Any) -> None:

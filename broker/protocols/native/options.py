@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.core.setting import Duration
+from broker.net.tls import TlsOptions
 
 DEFAULT_PORT = 7600
 
@@ -21,6 +22,7 @@ class NativeOptions(BaseModel):
     unix: Path | None = None
     heartbeat: Annotated[Duration, Field(ge=1_000, le=3_600_000)] = 30_000
     hello_timeout: Annotated[Duration, Field(ge=100, le=600_000)] = 10_000
+    tls: TlsOptions = TlsOptions()
 
     @model_validator(mode="after")
     def _listens(self) -> "NativeOptions":

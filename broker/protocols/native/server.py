@@ -12,6 +12,8 @@ from broker.hub import Hub
 from broker.net.address import UNIX, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
+from broker.net.handshake import Listener, accept
+from broker.net.tls import Tls, peer_names
 from broker.protocols.native import wire
 from broker.protocols.native.options import NativeOptions
 from broker.protocols.native.requests import Requests
@@ -19,6 +21,8 @@ from broker.protocols.native.session import MAX_REQUESTS, Session
 
 logger = logging.getLogger(__name__)
 HIGH_WATER = 4 << 20
+_PLAIN = wire.encode((wire.ERROR, None, Code.BAD_FRAME.value, "This port speaks TLS; write postrooms://HOST:PORT."))
+"""The answer to a client that speaks plainly where TLS is spoken."""
 
 
 class Connection(asyncio.Protocol):
@@ -30,6 +34,7 @@ class Connection(asyncio.Protocol):
     address, port = UNIX, 0
     principal: Principal | None = None
     token: str | None = None
+    peer_names: tuple[str, ...] = ()  # of the client's certificate
 
     def __init__(self, server: "NativeServer") -> None:
         self.server = server
@@ -47,6 +52,7 @@ class Connection(asyncio.Protocol):
         """Accepted."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         self.address, self.port = peer_of(transport)
+        self.peer_names = peer_names(transport)
         self.admitted = self.server.admission.admit(self)
         if not self.admitted:
             self.session.fail(BrokerError(Code.RATE_LIMITED, "too many connections"))
@@ -135,6 +141,10 @@ class Connection(asyncio.Protocol):
         """After this step of the loop."""
         self.server.loop.call_soon(call)
 
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """After so long."""
+        self.server.loop.call_later(seconds, call)
+
     def request(self, number: int, verb: str, arguments: Any) -> None:
         """Run it in a task: requests are rare and slow."""
         if len(self._requests) >= MAX_REQUESTS:
@@ -159,13 +169,16 @@ class Connection(asyncio.Protocol):
 class NativeServer:
     """All connections of the native protocol on the sockets it is given."""
 
-    def __init__(self, hub: Hub, options: NativeOptions, admission: Admission | None = None) -> None:
+    def __init__(
+        self, hub: Hub, options: NativeOptions, admission: Admission | None = None, tls: Tls | None = None
+    ) -> None:
         self.hub = hub
         self.options = options
+        self.tls = tls
         self.admission = Admission(hub.limits.max_connections) if admission is None else admission
         self.connections: set[Connection] = set()
         self.publishers: dict[str, Connection] = {}
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._beat: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop
         self.hellos: Deadlines[Connection]
@@ -175,16 +188,22 @@ class NativeServer:
         self.loop = asyncio.get_running_loop()
         self.hellos = Deadlines(self.loop, self.options.hello_timeout / 1000, self._too_late)
         for sock in sockets:
-            self._servers.append(await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=1024))
+            listener = await accept(
+                sock, lambda: Connection(self), door="native", admission=self.admission, tls=self.tls, plain=_PLAIN
+            )
+            self._listeners.append(listener)
         self._beat = self.loop.call_later(self.options.heartbeat / 1000, self._heartbeat)
 
     def _too_late(self, connection: Connection) -> None:
         connection.session.fail(BrokerError(Code.NOT_GREETED, "no HELLO in time"))
 
     def _heartbeat(self) -> None:
-        """Ask who was silent for a period; close who was silent for two."""
+        """Ask who was silent for a period; close who was silent for two. Whom we do not read cannot be heard, but shall
+        hear that we live."""
         for connection in list(self.connections):
-            if connection.heard or connection.held:
+            if connection.held:
+                connection.session.send(wire.PING, None)
+            elif connection.heard:
                 connection.heard = connection.asked = False
             elif connection.asked:
                 connection.transport.abort()
@@ -201,8 +220,8 @@ class NativeServer:
 
     def drain(self) -> None:
         """Accept no one, deliver nothing more, tell the clients."""
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self.connections):
             connection.session.drain("the daemon is stopping")
 
@@ -211,8 +230,8 @@ class NativeServer:
         if self._beat is not None:
             self._beat.cancel()
         self.hellos.close()
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self.connections):
             connection.session.close()
         await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from broker.core.subscription import Kind
 from broker.engine.base import Attachment, Receipt, Refused, Unit
 from broker.hub import Hub
 from broker.protocols.native import wire
+from broker.protocols.native.gate import FEATURE, HELD, Gate
 from broker.protocols.native.intake import Intake, offsets_of, outcome_of, settle_options
 from broker.protocols.native.tie import UNLIMITED, Tie
 from broker.protocols.native.wire import Frame, encode
@@ -46,6 +47,9 @@ class Shell(Protocol):
     def soon(self, call: Callable[[], object]) -> None:
         """Call after the current step of the loop."""
 
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Call after so long."""
+
 
 class Session:
     """See the module and PROTOCOL.md."""
@@ -62,6 +66,7 @@ class Session:
         self.greeted = False
         self.closed = False
         self.ties: dict[int, Tie] = {}
+        self.gate = Gate(self)
         self.intake = Intake(self)
         self._full = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
@@ -79,16 +84,35 @@ class Session:
             wire.GOODBYE: self._goodbye,
         }
 
+    @property
+    def counted(self) -> str:
+        """Under which name this client has its part and its rate."""
+        return self.principal.name
+
     # Bytes in
 
     def receive(self, data: bytes) -> None:
         """All that one read of the socket brought."""
+        if self.gate.shut:
+            self.gate.read(len(data))
         try:
-            for frame in self.reader.feed(data):
+            frames = self.reader.feed(data)
+        except BrokerError as error:
+            self.fail(error)
+        else:
+            self.take(frames)
+
+    def take(self, frames: Sequence[Frame]) -> None:
+        """Handle frames that came in one read, or were put aside."""
+        gate = self.gate
+        try:
+            for frame in frames:
                 if not self.greeted:
                     self._hello(frame)
-                    continue
-                self._handlers.get(frame[0], _unknown)(frame)
+                elif gate.shut and frame[0] in HELD:
+                    gate.put_aside(frame)
+                else:
+                    self._handlers.get(frame[0], _unknown)(frame)
             self.intake.submit()
         except BrokerError as error:
             self.fail(error)
@@ -121,6 +145,7 @@ class Session:
     def lost(self) -> None:
         """The connection is gone: let go of what it held."""
         self.closed = True
+        self.gate.lost()
         self._let_go(lost=True)
 
     def _let_go(self, *, lost: bool) -> None:
@@ -146,6 +171,8 @@ class Session:
             raise BrokerError(Code.UNSUPPORTED_VERSION, f"this broker speaks {wire.VERSION}")
         self.client = str(info.get("client", ""))[:100]
         self.shell.greeted()
+        features = info.get("features")
+        self.gate.tells = type(features) is tuple and FEATURE in features
         publisher = info.get("publisher")
         if publisher is None:
             self._welcome(0, ())
@@ -179,7 +206,7 @@ class Session:
             "max_batch": limits.max_batch,
             "heartbeat": self.heartbeat / 1000,
             "server": "postroom",
-            "features": [],
+            "features": [FEATURE],
         }
         self.send(wire.WELCOME, wire.VERSION, info)
 

@@ -9,9 +9,11 @@ import msgpack
 from broker.core.errors import BrokerError, Code
 
 HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, PING, GOODBYE = range(1, 13)
-WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING = range(32, 42)
+WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING, SLOWED = range(32, 43)
 VERSION = 1
 MAX_DEPTH = 16
+TLS_RECORD = 0x16
+"""The first byte of who speaks TLS (RFC 8446 §5.1); as that of a length it is beyond every limit."""
 _PLAIN = frozenset((PUBLISH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, DELIVER, CONFIRM))
 
 Frame = tuple[Any, ...]
@@ -59,7 +61,8 @@ class FrameReader:
     def _size(self, data: bytes, at: int) -> int:
         size = int.from_bytes(data[at : at + 4], "big")
         if size > self.max_frame:
-            raise BrokerError(Code.FRAME_TOO_LARGE, f"{size} bytes, the limit is {self.max_frame}")
+            tls = "; these look like bytes of TLS: write postroom:// here" if data[at] == TLS_RECORD else ""
+            raise BrokerError(Code.FRAME_TOO_LARGE, f"{size} bytes, the limit is {self.max_frame}{tls}")
         return size
 
     def _cut(self, data: bytes) -> list[Frame]:

@@ -26,6 +26,7 @@ from postroom_client.outbox import Outbox
 from postroom_client.receipt import Receipt
 from postroom_client.reply import ReplyBox
 from postroom_client.stream import Stream
+from postroom_client.tls import Shown, Trust, make_context
 from postroom_client.transaction import Transaction
 from postroom_client.worker import Function, Options, Worker
 
@@ -34,8 +35,8 @@ MOST_PREFETCH = 4096
 
 
 def connect(url: str | None = None, **options: Any) -> "Client":
-    """A client for `async with`. `url`: `postroom://host:7600` or `postroom+unix:///path`; None: POSTROOM_URL, else
-    the daemon on this machine. `options`: see Client."""
+    """A client for `async with`. `url`: `postroom://host:7600`, `postrooms://host:7600` by TLS or
+    `postroom+unix:///path`; None: POSTROOM_URL, else the daemon on this machine. `options`: see Client."""
     return Client(parse_address(url), **options)
 
 
@@ -45,6 +46,8 @@ class Client(Administration):
     `name` goes to the broker's logs. `publisher` is the lasting id under which retries are recognised; drawn at random
     unless given. `window`: how many messages may be unconfirmed. `timeout`: seconds for the first connection;
     afterwards a lost one is restored for as long as it takes. `close_timeout`: seconds that closing waits for confirms.
+    `tls`: an SSLContext or a PEM file of the authorities to trust; None: POSTROOM_CA, else the system's.
+    `certificate`: the client's own, a PEM file with its key or (certificate, key).
     """
 
     def __init__(
@@ -58,10 +61,14 @@ class Client(Administration):
         timeout: float = 10.0,
         close_timeout: float = 10.0,
         backoff: Backoff | None = None,
+        tls: Trust = None,
+        certificate: Shown = None,
     ) -> None:
         self.address = address
+        self._context = make_context(address, tls, certificate)
         self.publisher = publisher or uuid.uuid4().hex
-        self._hello = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
+        self._hello: dict[str, Any] = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
+        self._hello["features"] = ["slowed"]
         if token or address.token:
             self._hello["token"] = token or address.token or ""
         self._outbox = Outbox(window)
@@ -78,7 +85,7 @@ class Client(Administration):
 
     async def open(self) -> "Client":
         """Connect; `async with` does it. Raises ConnectionLost within `timeout`, or the broker's refusal."""
-        self._connection = Connection(self.address, self._hello, self._outbox, self._backoff)
+        self._connection = Connection(self.address, self._hello, self._outbox, self._backoff, context=self._context)
         self._loop = asyncio.get_running_loop()
         await self._connection.open(self._timeout)
         self._max_body = int(self._connection.settings.get("max_body") or self._max_body)

@@ -6,13 +6,14 @@ not confirmed. Everything that a turn of the loop gathers (publishes, settles, c
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 
-from postroom_client import wire
+from postroom_client import tls, wire
 from postroom_client.address import Address
 from postroom_client.backoff import Backoff
-from postroom_client.errors import FATAL, ClientClosed, ConnectionLost, PostroomError, refusal
+from postroom_client.errors import FATAL, UNTRUSTED, ClientClosed, ConnectionLost, PostroomError, refusal
 from postroom_client.link import Link, dial
 from postroom_client.outbox import Outbox
 from postroom_client.readers import Reader, Readers
@@ -26,7 +27,13 @@ class Connection:
     """See the module. Made and used inside one running loop. `error`: why there will be no other connection."""
 
     def __init__(
-        self, address: Address, hello: dict[str, Any], outbox: Outbox, backoff: Backoff, dial_timeout: float = 10.0
+        self,
+        address: Address,
+        hello: dict[str, Any],
+        outbox: Outbox,
+        backoff: Backoff,
+        dial_timeout: float = 10.0,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
         self.outbox = outbox
@@ -37,6 +44,7 @@ class Connection:
         self._hello = hello
         self._backoff = backoff
         self._dial_timeout = dial_timeout
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -80,7 +88,7 @@ class Connection:
         while True:
             failed, connected = await self._connect_once()
             self._last_error = failed
-            if failed.code in FATAL:
+            if failed.code in FATAL or (failed.code == UNTRUSTED and not self._first.done()):
                 self._fail(failed)
                 return
             failures = 1 if connected else failures + 1
@@ -90,12 +98,12 @@ class Connection:
         """Connect and stay until the connection ends; why it did, and whether there was one."""
         link: Link | None = None
         try:
-            link = await dial(self.address, self._make_link, self._dial_timeout)
+            link = await dial(self.address, self._make_link, self._dial_timeout, self._context)
             await link.ended
         except PostroomError as error:
             return error, False
         except (OSError, TimeoutError) as error:
-            return ConnectionLost(str(error) or "no answer in time"), False
+            return tls.failure(error, self.address) or ConnectionLost(str(error) or "no answer in time"), False
         finally:
             if link is not None:
                 self._dropped(link)
@@ -169,7 +177,9 @@ class Connection:
         if link is None:
             return
         out = [wire.pack(frame) for frame in self.readers.gather(self._loop.time())]
-        if self.outbox.waiting and not link.paused and not link.closing:
+        # Slowed, we send nothing ahead of the answers, so that settles do not queue up behind publishes.
+        ahead = link.slowed and self.outbox.underway
+        if self.outbox.waiting and not link.paused and not link.closing and not ahead:
             out.extend(self.outbox.frames())
         if out:
             link.write(b"".join(out))
@@ -210,6 +220,8 @@ class Connection:
             _, upto, runs, duplicates = wire.padded(frame, 4)
             self.outbox.confirm(upto, runs or (), duplicates or ())
             self._note_room()
+            if link.slowed:
+                self.write_soon()
         elif kind == wire.REPLY:
             self.requests.reply(frame)
         elif kind == wire.WELCOME:
@@ -232,6 +244,8 @@ class Connection:
             self.requests.error(request, refusal(code, text))
         elif kind == wire.CLOSING:
             self._closing(link)
+        elif kind == wire.SLOWED:
+            self._slowed(link, *wire.padded(frame, 3)[1:3])
 
     def _welcome(self, link: Link, settings: dict[str, Any]) -> None:
         """Resume: ask again, attach again, then send again what is not covered."""
@@ -248,6 +262,15 @@ class Connection:
         self._note_room()
         if not self._first.done():
             self._first.set_result(None)
+
+    def _slowed(self, link: Link, code: str | None, text: str | None) -> None:
+        """SLOWED: a limit of the broker holds up our publishes, or (nil) no longer does."""
+        link.slowed = code is not None
+        if link.slowed:
+            logger.warning("the broker slows our publishing (%s): %s", code, text)
+        else:
+            logger.info("the broker takes our publishes at full speed again")
+            self.write_soon()
 
     def _closing(self, link: Link) -> None:
         """CLOSING: what is in hand may still be settled; the next connection takes all else."""

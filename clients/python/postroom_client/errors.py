@@ -1,7 +1,7 @@
 """What can go wrong, as a caller meets it, and the two words a worker may raise to decide a message's fate.
 
 A refusal of the broker keeps its code (stable, for programs) and its sentence (for people, says what to do). Codes of
-the client's own: `connection_lost`, `closed`, `window_full`, `bad_reply`.
+the client's own: `connection_lost`, `closed`, `window_full`, `bad_reply`, `untrusted`.
 """
 
 # ruff: noqa: N818  the names say what happened
@@ -13,6 +13,10 @@ FATAL = frozenset(
     ("bad_frame", "conflict", "forbidden", "frame_too_large", "not_greeted", "unauthenticated", "unsupported_version")
 )
 """Codes after which connecting again would only meet the same answer."""
+
+
+UNTRUSTED = "untrusted"
+"""TLS could not be agreed on. Fatal for a first connection; later somebody may mend a certificate."""
 
 
 class PostroomError(Exception):

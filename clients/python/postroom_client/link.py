@@ -4,10 +4,11 @@ It knows the greeting and the heartbeat and nothing else; what frames mean is th
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-from postroom_client import wire
+from postroom_client import tls, wire
 from postroom_client.address import Address
 from postroom_client.errors import ConnectionLost, PostroomError, refusal
 
@@ -31,6 +32,7 @@ class Link(asyncio.Protocol):
         self.paused = False
         self.closing = False  # one side is about to go: publish nothing more here
         self.parted = False  # GOODBYE has been said
+        self.slowed = False  # the broker takes publishes more slowly than we send them
         self.error: PostroomError | None = None
         self.welcomed: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -73,12 +75,19 @@ class Link(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self.error is None and exc is not None:
-            self.error = ConnectionLost(f"the connection to the broker is lost: {exc}")
+            known = tls.failure(exc, "the broker")
+            self.error = known or ConnectionLost(f"the connection to the broker is lost: {exc}")
         if not self.welcomed.done():
-            self.welcomed.set_exception(self.error or ConnectionLost("the broker closed the connection at once"))
+            self.welcomed.set_exception(self.error or ConnectionLost(self._closed_at_once()))
             self.welcomed.exception()  # heard or not
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def _closed_at_once(self) -> str:
+        text = "the broker closed the connection at once"
+        by_tls = self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
+        # asyncio's servers close without the alert that would say so.
+        return f"{text}; it may want a client certificate that it trusts (certificate=)" if by_tls else text
 
     # Frames
 
@@ -135,14 +144,17 @@ class Link(asyncio.Protocol):
         self.write(wire.pack((wire.GOODBYE,)))
 
 
-async def dial(address: Address, make: Callable[[], Link], timeout: float) -> Link:
-    """Connect and be greeted. Raises OSError, TimeoutError, or PostroomError when the broker refuses."""
+async def dial(
+    address: Address, make: Callable[[], Link], timeout: float, context: ssl.SSLContext | None = None
+) -> Link:
+    """Connect, by TLS when there is a `context`, and be greeted. Raises OSError, TimeoutError, or PostroomError when
+    the broker refuses."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
         if address.path:
             _, link = await loop.create_unix_connection(make, address.path)
         else:
-            _, link = await loop.create_connection(make, address.host, address.port)
+            _, link = await loop.create_connection(make, address.host, address.port, ssl=context)
         try:
             await link.welcomed
         except BaseException:

@@ -50,6 +50,11 @@ class Outbox:
         """Is there something to send?"""
         return bool(self._unsent)
 
+    @property
+    def underway(self) -> bool:
+        """Was something sent that is not answered?"""
+        return bool(self._sent)
+
     def add(self, draft: Draft, waiter: Waiter) -> None:
         """Publish one message; those of one turn leave in one frame. On the path of every message."""
         size = len(draft[0]) + len(draft[1]) + 24 if len(draft) == 2 else draft_size(draft)

@@ -127,7 +127,7 @@ async def test_a_full_disk_blocks_publishers_only(door: Door) -> None:
     await door.publish("a", b"1")
     door.engine.disk_low = "7 bytes free"
     refused = await door("POST", "/v1/topics/a/messages", b"1")
-    assert (refused.status, refused.code) == (507, "disk_low")
+    assert (refused.status, refused.code) == (503, "disk_low")
     (message,) = await door.receive("q")
     assert (await door.settle("q", {"receipt": message["receipt"], "outcome": "ack"}))[0]["ok"]
     assert (await door("GET", "/readyz")).status == 200

@@ -33,17 +33,22 @@ def make(folder: Path, clock: Clock, policies: Policies) -> SqliteEngine:
 class Wire:
     """The client's end: what the session wrote, as frames; requests are noted, not run."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, hub: Hub | None = None) -> None:
         self.data = bytearray()
         self.calls: list[Callable[[], object]] = []
-        self.session = Session(Hub(world.engine, Limits(), world.clock.wall), LOCAL, self, 30_000)
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.reading = True
+        self._now = world.clock.monotonic
+        hub = hub or Hub(world.engine, Limits(), world.clock.wall, world.clock.monotonic)
+        self.session = Session(hub, LOCAL, self, 30_000)
 
     def write(self, data: bytes) -> None:
         self.data += data
 
     def close(self) -> None: ...
 
-    def hold(self, *, reading: bool) -> None: ...
+    def hold(self, *, reading: bool) -> None:
+        self.reading = reading
 
     def greeted(self) -> None: ...
 
@@ -60,6 +65,16 @@ class Wire:
         calls, self.calls = self.calls, []
         for call in calls:
             call()
+
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        self.timers.append((self._now() + seconds, call))
+
+    def ring(self) -> None:
+        """Do what is due by the world's clock."""
+        while due := [timer for timer in self.timers if timer[0] <= self._now()]:
+            self.timers = [timer for timer in self.timers if timer not in due]
+            for _, call in due:
+                call()
 
     @property
     def heard(self) -> list[Any]:

@@ -108,6 +108,7 @@ async def test_whom_we_do_not_read_is_not_taken_for_silent(tmp_path: Path) -> No
         connection.hold(reading=False)
         for _ in range(5):
             server._heartbeat()
+        assert [await peer.hear() for _ in range(5)] == [[wire.PING, None]] * 5  # it hears that we live
         connection.hold(reading=True)
         peer.say([wire.PING, 1])
         assert await peer.hear() == [wire.PONG, 1]
