@@ -2,7 +2,8 @@
 
 While loopback clients need no token, the browser of a person on this machine could be made to speak for a foreign page:
 by a form or fetch to 127.0.0.1 (told by its Origin), or by a name that resolves to 127.0.0.1 (told by its Host). Both
-are refused here, unless the name is in `http.hosts` or in the certificate that this door shows. Floor 4.
+are refused here, unless the name is in `http.hosts` or in the certificate that this door shows, or the page's origin in
+`http.origins`. Floor 4.
 """
 
 from ipaddress import ip_address
@@ -13,7 +14,9 @@ from aiohttp import web
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.net.tls import Tls
+from broker.protocols.http import cors
 from broker.protocols.http.connection import Connection
+from broker.protocols.http.options import HttpOptions
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -37,19 +40,24 @@ def arrived(request: web.BaseRequest) -> None:
 class Origins:
     """Which names of this door, and which pages, are trusted."""
 
-    def __init__(self, hosts: tuple[str, ...], tls: Tls | None = None) -> None:
-        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+    def __init__(self, options: HttpOptions, tls: Tls | None = None) -> None:
+        self._hosts = {"localhost", *(host.lower() for host in options.hosts)}
+        self._pages = frozenset(options.origins)
         self._tls = tls
         self._seen: set[str] = set()  # Host headers found good, to look at each once
 
     def check(self, request: web.BaseRequest) -> None:
-        """Raises FORBIDDEN."""
+        """Lets the pages of other origins that may ask see the answer. Raises FORBIDDEN."""
         host = request.headers.get("Host", "")
         if host not in self._seen:
             self._check_host(host)
         origin = request.headers.get("Origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():
-            raise BrokerError(Code.FORBIDDEN, f"pages of {origin[:100]!r} may not use this broker")
+            if origin.lower() not in self._pages:
+                raise BrokerError(
+                    Code.FORBIDDEN, f"pages of {origin[:100]!r} may not use this broker; http.origins says which may"
+                )
+            cors.allow(request, origin)
 
     def _check_host(self, host: str) -> None:
         name = host.lower()

@@ -7,6 +7,7 @@ from broker.core.topic import check_filter
 from broker.hub import Hub, Outgoing
 from broker.protocols.http import parameters
 from broker.protocols.http.access import connection_of, principal_of
+from broker.protocols.http.compression import packed
 from broker.protocols.http.models import Page, Receipt
 from broker.protocols.http.operation import DURATION, Answer, Body, From, Operation, Tag, Whole, header, path_part
 from broker.protocols.http.representation import message_json, messages_json, receipt_json
@@ -76,4 +77,4 @@ class PublishRoutes:
         epoch = self._hub.engine.epoch
         texts = [message_json(row, epoch) for row in page.rows]
         body = messages_json(texts, next=f"{epoch}.{page.scanned}", recovered=page.recovered)
-        return web.Response(body=body, content_type="application/json")
+        return await packed(request, web.Response(body=body, content_type="application/json"))

@@ -24,6 +24,7 @@ from broker.observe.metrics import EngineCollector, LimitCollector, RequestColle
 from broker.protocols.http.access import Origins, connection_of, principal_of
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.connection import PLAIN, Clockwork, Connection
+from broker.protocols.http.cors import Request, preflight
 from broker.protocols.http.docs import DocsRoutes
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.parameters import MAX_JSON, known
@@ -50,7 +51,7 @@ class _Server(web.Server):
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_size)
+            return Request(message, payload, protocol, writer, task, loop, client_max_size=max_size)
 
         super().__init__(handler, request_factory=request, handler_cancellation=True)
         self._clockwork = clockwork
@@ -80,7 +81,7 @@ class HttpServer:
         self._hub = hub
         self._options = options
         self._admission = Admission(hub.limits.max_connections) if admission is None else admission
-        self._origins = Origins(options.hosts, tls)
+        self._origins = Origins(options, tls)
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
         self._stopping = False
@@ -170,14 +171,17 @@ class HttpServer:
         connection.began(whole=not request.body_exists)
         loop = asyncio.get_running_loop()
         begun, name, status = loop.time(), UNROUTED, GONE
+        response: web.StreamResponse | None
         try:
-            principal_of(request)
             self._origins.check(request)
-            route, part = self._router.find(request.method, request.rel_url.raw_path)
-            name = route.name
-            if request.query_string:
-                known(request.query, route.operation.query)
-            response = await route.handler(request, part)
+            response = preflight(request)
+            if response is None:
+                principal_of(request)
+                route, part = self._router.find(request.method, request.rel_url.raw_path)
+                name = route.name
+                if request.query_string:
+                    known(request.query, route.operation.query)
+                response = await route.handler(request, part)
         except asyncio.CancelledError:
             error = connection.interrupted
             if error is None:
