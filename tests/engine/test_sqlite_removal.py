@@ -62,8 +62,9 @@ async def test_a_reader_of_another_topic_never_sees_what_is_being_removed(world:
 
 
 async def test_what_a_queue_comes_to_want_while_retention_works_stays(
-    tmp_path: Path, engine_factory: EngineFactory
+    tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pruning, "PIECE", 1_000)
     async with open_world(tmp_path / "data", engine_factory, Policies.parse({"few": {"count": 1}})) as world:
         await world.publish("few", *map(str, range(4_000)))
         world.clock.move(20)

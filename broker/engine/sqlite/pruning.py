@@ -17,8 +17,8 @@ from broker.engine.sqlite.writer import InternalUnit
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
-PIECE = 1_000
-BUDGET = 5_000
+PIECE = 4_000
+BUDGET = 40_000
 MAX_PAGES = 64
 
 
