@@ -16,7 +16,7 @@ from broker.auth.grant import MAX_KEY, Resource, Verb, on_key, on_subscription, 
 from broker.auth.hold import Hold, Holds
 from broker.auth.principal import BROKER, LOCAL, Principal, authorize, is_admin
 from broker.core.errors import BrokerError, Code
-from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta
+from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta, utf8_size
 from broker.core.position import Start
 from broker.core.spec import revealed
 from broker.core.subscription import Consumer, Kind, Spec
@@ -452,8 +452,8 @@ def _filters(filters: Sequence[str]) -> list[str]:
 
 def _key(name: object) -> str:
     """Raises BAD_REQUEST, and FORBIDDEN for the broker's own."""
-    if type(name) is not str or not 0 < len(name) <= MAX_KEY:
-        raise BrokerError(Code.BAD_REQUEST, f"a key is a text of 1 to {MAX_KEY} characters")
+    if type(name) is not str or not 0 < utf8_size(name) <= MAX_KEY:
+        raise BrokerError(Code.BAD_REQUEST, f"a key is a text of 1 to {MAX_KEY} bytes, valid UTF-8")
     if name.startswith(RESERVED_KEYS):
         raise BrokerError(Code.FORBIDDEN, f"keys that begin with {' or '.join(RESERVED_KEYS)} are the broker's own")
     return name

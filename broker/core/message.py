@@ -51,7 +51,7 @@ _NAMED_ONLY = bytes((NAMED,))
 
 def pack_id(id_: object) -> bytes:
     """`pack_meta` of a message that has an id and nothing else, the commonest case, checked. Raises BAD_OPTION."""
-    if type(id_) is not str or not id_ or len(id_) > MAX_ID_BYTES or _utf8_size(id_) > MAX_ID_BYTES:
+    if type(id_) is not str or not id_ or len(id_) > MAX_ID_BYTES or utf8_size(id_) > MAX_ID_BYTES:
         raise BrokerError(Code.BAD_OPTION, f"id must be text of 1 to {MAX_ID_BYTES} bytes")
     packed: bytes = _pack({"id": id_})
     return _NAMED_ONLY + packed
@@ -102,7 +102,7 @@ def check_meta(options: Mapping[str, Any], now_ms: int) -> Meta:
         if value is None or name in ("delay", "due"):
             continue
         if name in ("id", "key", "content_type"):
-            if type(value) is not str or not value or _utf8_size(value) > MAX_ID_BYTES:
+            if type(value) is not str or not value or utf8_size(value) > MAX_ID_BYTES:
                 raise BrokerError(Code.BAD_OPTION, f"{name} must be text of 1 to {MAX_ID_BYTES} bytes")
             meta[name] = value  # type: ignore[literal-required]
         elif name == "headers":
@@ -129,12 +129,12 @@ def _check_headers(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or len(value) > MAX_HEADERS:
         raise BrokerError(Code.BAD_OPTION, f"headers must be a map of at most {MAX_HEADERS} texts")
     for name, text in value.items():
-        if type(name) is not str or type(text) is not str or not name or _utf8_size(name + text) > MAX_META_BYTES:
+        if type(name) is not str or type(text) is not str or not name or utf8_size(name + text) > MAX_META_BYTES:
             raise BrokerError(Code.BAD_OPTION, "header names and values must be text, valid UTF-8 and below 64 KiB")
     return dict(value)
 
 
-def _utf8_size(text: str) -> int:
+def utf8_size(text: str) -> int:
     """Bytes on the wire; more than any limit for what has none: a lone surrogate, which JSON can spell."""
     if text.isascii():
         return len(text)

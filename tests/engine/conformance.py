@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.promises.commit import TestCommit, TestIdempotence, TestKeyValue, TestPublisher
+from tests.engine.promises.commit import TestCommit, TestIdempotence, TestKeyValue, TestPoison, TestPublisher
 from tests.engine.promises.order import TestAnyCourse, TestFairShare, TestKeysInOrder, TestPriority
 from tests.engine.promises.queue import (
     TestCaps,
@@ -39,6 +39,7 @@ __all__ = [
     "TestKeyValue",
     "TestKeysInOrder",
     "TestLeases",
+    "TestPoison",
     "TestPriority",
     "TestPublisher",
     "TestRead",

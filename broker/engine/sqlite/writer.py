@@ -122,7 +122,7 @@ class Writer:
 
     async def _commit(self, units: list[Unit]) -> None:
         engine = self._engine
-        conditional = [unit for unit in units if unit.sets]
+        conditional = [unit for unit in units if unit.sets and _storable(unit)]
         revisions = await engine.revisions(conditional) if conditional else {}
         formed = Forming(engine, self.changed, revisions)
         for unit in units:
@@ -184,6 +184,9 @@ class Forming:
         receipt = Receipt(at=self.batch.at)
         index = len(self.drafts)
         self.answers.append((unit, receipt, index))
+        if not _storable(unit):
+            receipt.error = BrokerError(Code.BAD_REQUEST, "keys and ids must be UTF-8 text, numbers must fit 64 bits")
+            return
         receipt.error = self._refusal(unit)
         if unit.publisher is not None:
             self._answered(unit.publisher, receipt.error)
@@ -396,3 +399,19 @@ class Forming:
                 unit.done(receipt)
             except Exception:
                 logger.exception("somebody failed to take an answer")
+
+
+def _storable(unit: Unit) -> bool:
+    """Could SQLite take it? Doors ask for more than this; what slips through one must not fail a whole transaction."""
+    if not (unit.sets or unit.schedules or unit.publisher):
+        return True
+    texts = [item.key for item in unit.sets] + [scheduled.id for scheduled in unit.schedules]
+    numbers = [scheduled.due for scheduled in unit.schedules]
+    if unit.publisher is not None:
+        texts.append(unit.publisher.id)
+        numbers.append(unit.publisher.last)
+    try:
+        "".join(texts).encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return all(type(number) is int and abs(number) < 1 << 63 for number in numbers)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker.core.errors import BrokerError, Code
 from broker.core.message import unpack_meta
 from broker.core.subscription import Outcome
-from broker.engine.base import Receipt, Sequences, Set, Settle, Unit
+from broker.engine.base import Receipt, Scheduled, Sequences, Set, Settle, Unit
 from tests.engine.world import EngineFactory, World, open_world
 
 DRAFTS = st.lists(st.tuples(st.sampled_from(["a", "a/b", "c"]), st.binary(max_size=300)), max_size=20)
@@ -342,3 +342,25 @@ class TestKeyValue:
         await world.crash()
         assert await world.engine.get("k") == (b"1", first)
         assert (await world.commit(Unit(sets=[Set("k", b"2", first)]))).revisions[0] > first
+
+
+UNSTORABLE = [
+    Unit(sets=[Set("half of a pair: \ud800", b"v")]),
+    Unit(sets=[Set("half of a pair: \ud800", b"v", 0)]),
+    Unit(schedules=[Scheduled("\ud800", 10**15, ("a", None, b""))]),
+    Unit(schedules=[Scheduled("far", 1 << 63, ("a", None, b""))]),
+    Unit(publisher=Sequences("\ud800", 1, 1)),
+    Unit(publisher=Sequences("p", 1, 1 << 63)),
+]
+
+
+class TestPoison:
+    @pytest.mark.parametrize("poison", UNSTORABLE)
+    async def test_what_cannot_be_stored_is_refused_alone(self, world: World, poison: Unit) -> None:
+        before = world.answer(Unit([world.draft("a", "before")]))
+        refused = world.answer(poison)
+        after = world.answer(Unit([world.draft("a", "after")]))
+        receipts = await asyncio.gather(before, refused, after)
+        assert [r.error.code if r.error else None for r in receipts] == [None, Code.BAD_REQUEST, None]
+        await world.restart()
+        assert await world.log() == ["before", "after"]
