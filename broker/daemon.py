@@ -36,6 +36,7 @@ from broker.net.activation import ActivationError, inherited_sockets
 from broker.net.address import address_of, stays_here
 from broker.net.admission import Admission, raise_file_limit
 from broker.net.listener import ListenError, open_sockets
+from broker.net.strain import Strain
 from broker.net.tls import Tls, TlsError
 from broker.observe.log import configure_logging
 from broker.observe.notify import Notifier
@@ -220,6 +221,7 @@ class Daemon:
 
     def _start_tasks(self) -> None:
         self._keep("state", self._watch_state)
+        self._keep("strain", self._strain.run)
         self._keep("reload", self._reload_on_request)
         self._keep("certificates", self._watch_certificates)
         if self._notifier.watchdog_seconds is not None:
@@ -289,11 +291,11 @@ class Daemon:
     async def _open_doors(self) -> None:
         """Listen everywhere before anyone is served, so that a taken port stops the start before a client is seen."""
         config, wanted = self.config, self.config.limits.max_connections
-        admission = Admission(raise_file_limit(wanted))
-        if admission.limit < wanted:
-            log.info(
-                "the system's limit of open files allows fewer connections", extra={"connections": admission.limit}
-            )
+        limited = self.hub.flow.limited
+        admission = Admission(config.limits, limited, raise_file_limit(wanted))
+        self._strain = Strain(admission, config.limits, limited)
+        if admission.room < wanted:
+            log.info("the system's limit of open files allows fewer connections", extra={"connections": admission.room})
         self._tls = {door: tls for door in DOORS if (tls := self._tls_for(door)) is not None}
         inherited = inherited_sockets(self._environ, DOORS)
         sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}

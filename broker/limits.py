@@ -7,7 +7,9 @@ class Limits(BaseModel):
     """`[limits]` of the configuration; sizes in bytes.
 
     `max_uncommitted`: of units that wait for their commit, over all doors; beyond it those who have more than their
-    part are slowed. `publish_…_per_second`: of one principal, 0 for no bound.
+    part are slowed. `max_arriving`: of requests and frames that have not come to their end, and `max_unsent`: of what
+    clients have not read, over all doors; beyond them the slowest are closed. `publish_…_per_second`: of one principal,
+    0 for no bound.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -17,8 +19,12 @@ class Limits(BaseModel):
     max_hello_frame: int = Field(64 << 10, ge=1 << 10, le=1 << 20)
     max_uncommitted: int = Field(64 << 20, ge=1 << 20)
     max_uncommitted_per_connection: int = Field(4 << 20, ge=1 << 16)
+    max_arriving: int = Field(128 << 20, ge=1 << 20)
+    max_unsent: int = Field(256 << 20, ge=1 << 20)
     max_unsent_per_connection: int = Field(16 << 20, ge=1 << 16)
     max_connections: int = Field(20_000, ge=1)
+    max_connections_per_address: int = Field(10_000, ge=1)
+    max_connections_per_principal: int = Field(10_000, ge=1)
     max_consumers_per_connection: int = Field(1_000, ge=1)
     max_batch: int = Field(10_000, ge=1)
     max_subscriptions: int = Field(100_000, ge=1)

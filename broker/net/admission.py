@@ -8,7 +8,9 @@ from itertools import count
 from typing import Protocol
 
 from broker.auth.principal import Principal
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
+from broker.limits import Limits
+from broker.observe.limited import Limited
 
 RESERVED_FILES = 256
 """Descriptors that are not connections: database, its readers, drop folders, webhook connections, logs."""
@@ -19,7 +21,8 @@ class OpenConnection(Protocol):
 
     `address` and `port` are the client's (`unix` and 0 on a unix socket). `principal` is None until it is known who
     speaks; `token` is the id of the token that said so, if one did. `client` is the name that the client gave itself.
-    `id` and `since` (unix seconds) are set when it is admitted.
+    `id` and `since` (unix seconds) are set when it is admitted. `arriving`: bytes kept of what has not come to its end;
+    `unsent`: bytes that the client has not read.
     """
 
     id: str
@@ -49,17 +52,31 @@ class OpenConnection(Protocol):
     def client(self) -> str:
         """See the class."""
 
+    @property
+    def arriving(self) -> int:
+        """See the class."""
+
+    @property
+    def unsent(self) -> int:
+        """See the class."""
+
     def dismiss(self, error: BrokerError) -> None:
         """Tell the client why, as far as its protocol can, and close."""
 
+    def abort(self) -> None:
+        """Close at once; what is unsent is dropped."""
+
 
 class Admission:
-    """Holds connections up to `limit`. A door asks `admit` when one is made, says `identify` when it knows who speaks,
-    and calls `leave` when it is lost."""
+    """Holds connections up to `room` (the operating system may have less of it than the limits allow). A door asks
+    `admit` when one is made, says `identify` when it knows who speaks, and calls `leave` when it is lost."""
 
-    def __init__(self, limit: int, wall: Callable[[], float] = time.time) -> None:
-        self.limit = limit
-        self.refused = 0
+    def __init__(
+        self, limits: Limits, limited: Limited, room: int | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._limits = limits
+        self._limited = limited
+        self.room = limits.max_connections if room is None else room
         self._wall = wall
         self._numbers = count(1)
         self._connections: dict[str, OpenConnection] = {}
@@ -74,22 +91,41 @@ class Admission:
         """All of now, oldest first; they may go while one looks."""
         return iter(list(self._connections.values()))
 
-    def admit(self, connection: OpenConnection) -> bool:
-        """Take a place; False when there is none, then `leave` is not called."""
-        if len(self._connections) >= self.limit:
-            self.refused += 1
-            return False
+    def admit(self, connection: OpenConnection) -> None:
+        """Take a place. Raises OVERLOADED or RATE_LIMITED when there is none; then `leave` is not called."""
+        if len(self._connections) >= self.room:
+            detail = f"{self.room} connections are open; close some or raise limits.max_connections"
+            self._limited.hit("max_connections", "", detail)
+            raise BrokerError(Code.OVERLOADED, detail)
+        self._check("address", connection.address, self._by_address, self._limits.max_connections_per_address)
+        if connection.principal is not None:
+            self._check_principal(connection.principal)
         connection.id = f"{connection.door}-{next(self._numbers)}"
         connection.since = self._wall()
         self._connections[connection.id] = connection
         self._by_address[connection.address] += 1
         self.identify(connection)
-        return True
+
+    def _check_principal(self, principal: Principal) -> None:
+        self._check("principal", principal.name, self._by_principal, self._limits.max_connections_per_principal)
+
+    def _check(self, what: str, who: str, counts: Counter[str], limit: int) -> None:
+        if counts[who] >= limit:
+            name = f"max_connections_per_{what}"
+            detail = f"{who} has {limit} connections open; close some or raise limits.{name}"
+            self._limited.hit(name, who, detail)
+            raise BrokerError(Code.RATE_LIMITED, detail)
 
     def identify(self, connection: OpenConnection) -> None:
-        """Its principal has become known, or is another one now."""
-        before = self._names.pop(connection.id, None)
+        """Its principal has become known, or is another one now. Raises RATE_LIMITED when that one has connections
+        enough; then the door closes this one."""
+        before = self._names.get(connection.id)
+        if connection.principal is not None and connection.principal.name == before:
+            return
+        if connection.principal is not None:
+            self._check_principal(connection.principal)
         if before is not None:
+            del self._names[connection.id]
             _less(self._by_principal, before)
         if connection.principal is not None:
             name = self._names[connection.id] = connection.principal.name

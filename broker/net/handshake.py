@@ -65,6 +65,7 @@ class Arrival:
     principal = None
     token = None
     client = ""
+    arriving = unsent = 0
 
     def __init__(self, listener: "TlsListener", sock: socket.socket, peer: tuple[str, int]) -> None:
         self.id = ""
@@ -77,6 +78,10 @@ class Arrival:
 
     def dismiss(self, error: BrokerError) -> None:
         """There is no way to say anything yet."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
         self._listener.drop(self, "dismissed")
 
 
@@ -145,7 +150,9 @@ class TlsListener:
 
     def _arrive(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         arrival = Arrival(self, sock, peer)
-        if not self._admission.admit(arrival):
+        try:
+            self._admission.admit(arrival)
+        except BrokerError:  # there is no way to say so yet
             sock.close()
             return
         sock.setblocking(False)

@@ -1,11 +1,17 @@
 """Connections are counted over all doors."""
 
 import resource
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import pytest
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
+from broker.limits import Limits
 from broker.net.admission import RESERVED_FILES, Admission, raise_file_limit
+from broker.observe.limited import Limited
 
 
 @dataclass
@@ -20,24 +26,74 @@ class Client:
     door: str = "test"
     port: int = 0
     client: str = ""
+    arriving: int = 0
+    unsent: int = 0
+    aborted: bool = False
     told: list[BrokerError] = field(default_factory=list)
 
     def dismiss(self, error: BrokerError) -> None:
         self.told.append(error)
 
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def admission_of(wall: Callable[[], float] = time.time, **limits: int) -> Admission:
+    return Admission(Limits(**limits), Limited(time.monotonic), wall=wall)
+
 
 def test_a_place_given_back_is_free_again() -> None:
-    admission = Admission(2)
+    admission = admission_of(max_connections=2)
     clients = [Client() for _ in range(3)]
-    assert [admission.admit(client) for client in clients] == [True, True, False]
+    admission.admit(clients[0])
+    admission.admit(clients[1])
+    with pytest.raises(BrokerError, match=r"raise limits\.max_connections") as caught:
+        admission.admit(clients[2])
+    assert caught.value.code is Code.OVERLOADED
     admission.leave(clients[0])
-    assert admission.admit(clients[2])
-    assert (len(admission), admission.refused) == (2, 1)
+    admission.admit(clients[2])
+    assert len(admission) == 2
+
+
+def test_one_address_cannot_take_all() -> None:
+    admission = admission_of(max_connections_per_address=2)
+    clients = [Client("10.0.0.1") for _ in range(3)]
+    admission.admit(clients[0])
+    admission.admit(clients[1])
+    with pytest.raises(BrokerError, match=r"10\.0\.0\.1 has 2 .* raise limits\.max_connections_per_address") as caught:
+        admission.admit(clients[2])
+    assert caught.value.code is Code.RATE_LIMITED
+    admission.admit(Client("10.0.0.2"))
+    admission.leave(clients[0])
+    admission.admit(clients[2])
+    assert len(admission) == 3
+
+
+def test_one_principal_cannot_take_all() -> None:
+    admission = admission_of(max_connections_per_principal=2)
+    ann = Principal("ann")
+    clients = [Client(f"10.0.0.{i}") for i in range(3)]
+    for client in clients:
+        admission.admit(client)
+        client.principal = ann
+    admission.identify(clients[0])
+    admission.identify(clients[0])
+    admission.identify(clients[1])
+    with pytest.raises(BrokerError, match=r"ann has 2 .* raise limits\.max_connections_per_principal"):
+        admission.identify(clients[2])
+    assert admission.of_principal("ann") == 2
+    clients[2].principal = Principal("bob")
+    admission.identify(clients[2])
+    with pytest.raises(BrokerError):
+        admission.admit(Client("10.0.0.9", principal=ann))
+    for client in clients:
+        admission.leave(client)
+    assert not admission._by_principal
 
 
 def test_connections_are_listed_and_found() -> None:
     times = iter((5.0, 6.0))
-    admission = Admission(9, lambda: next(times))
+    admission = admission_of(lambda: next(times))
     first, second = Client(), Client()
     admission.admit(first)
     admission.admit(second)
@@ -50,7 +106,7 @@ def test_connections_are_listed_and_found() -> None:
 
 
 def test_connections_are_counted_by_address_and_by_principal() -> None:
-    admission = Admission(9)
+    admission = admission_of()
     ann, bob = Principal("ann"), Principal("bob")
     here, there = Client("10.0.0.1"), Client("10.0.0.2", principal=ann)
     admission.admit(here)
@@ -71,7 +127,7 @@ def test_connections_are_counted_by_address_and_by_principal() -> None:
 
 
 def test_those_chosen_are_dismissed_even_if_they_leave_at_once() -> None:
-    admission = Admission(9)
+    admission = admission_of()
     error = BrokerError(Code.UNAUTHENTICATED, "the token was revoked")
 
     class Leaver(Client):

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,12 @@ import pytest
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
+from broker.limits import Limits
 from broker.net.address import peer_of
 from broker.net.admission import Admission
 from broker.net.handshake import Listener, accept
 from broker.net.tls import Tls, TlsOptions, peer_names
+from broker.observe.limited import Limited
 from tests.authority import Authority
 
 PATIENCE = 10.0
@@ -30,6 +33,7 @@ class Echo(asyncio.Protocol):
     token: str | None = None
     client = ""
     address, port = "", 0
+    arriving = unsent = 0
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -39,7 +43,7 @@ class Echo(asyncio.Protocol):
         self.address, self.port = peer_of(transport)
         self.names = peer_names(transport)
         self.world.counted.append(len(self.world.admission))
-        assert self.world.admission.admit(self)
+        self.world.admission.admit(self)
         self.world.made.append(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -51,13 +55,17 @@ class Echo(asyncio.Protocol):
     def dismiss(self, error: BrokerError) -> None:
         self.transport.close()
 
+    def abort(self) -> None:
+        self.transport.abort()
+
 
 class World:
     """A listener, who stands before it, and who came through."""
 
     def __init__(self, tls: Tls, limit: int) -> None:
         self.tls = tls
-        self.admission = Admission(limit)
+        self.limited = Limited(time.monotonic)
+        self.admission = Admission(Limits(max_connections=limit), self.limited)
         self.made: list[Echo] = []
         self.counted: list[int] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -147,7 +155,7 @@ async def test_who_connects_and_says_nothing_is_counted_and_let_go_in_time(opene
     await world.until(lambda: len(world.admission) == 2)
     late, _ = await world.connect(None)
     assert await ends(late) == b""  # there is no place for a third
-    assert world.admission.refused == 1
+    assert world.limited.times == {"max_connections": 1}
     assert await ends(silent) == b""
     assert await ends(half) == b""
     assert world.tls.failures == {"timeout": 2}

@@ -22,9 +22,8 @@ from broker.net.tls import peer_names
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 
-_FULL = raw_problem(Code.RATE_LIMITED, "503 Service Unavailable", "too many connections; close some or try later")
-_LATE = raw_problem(Code.TIMEOUT, "408 Request Timeout", "the request did not arrive in time; nothing was done")
-PLAIN = raw_problem(Code.BAD_REQUEST, "400 Bad Request", "this port speaks TLS; write https://")
+_LATE = raw_problem(BrokerError(Code.TIMEOUT, "the request did not arrive in time; nothing was done"), 408)
+PLAIN = raw_problem(BrokerError(Code.BAD_REQUEST, "this port speaks TLS; write https://"))
 """The answer to a client that speaks plainly where TLS is spoken."""
 
 
@@ -60,6 +59,7 @@ class Connection(web.RequestHandler):
         "_clockwork",
         "_committing",
         "_more",
+        "_received",
         "_silent",
         "address",
         "id",
@@ -93,6 +93,7 @@ class Connection(web.RequestHandler):
         self._more = False  # bytes of a later request came meanwhile
         self._committing: asyncio.Task[Any] | None = None
         self._silent = True  # nothing of the request that is due has come yet
+        self._received = 0  # bytes of it that have
 
     # Of the request
 
@@ -136,14 +137,20 @@ class Connection(web.RequestHandler):
         task.cancel()
 
     def _expect(self, *, silent: bool) -> None:
-        self._arriving, self._silent = True, silent
+        self._arriving, self._silent, self._received = True, silent, 0
         self._clockwork.arriving.begin(self)
 
     def late(self) -> None:
         """The request did not arrive in time: say so if it had begun, and go."""
-        transport = self.transport
-        if transport is not None and not self._silent and not transport.is_closing():
-            transport.write(_LATE)
+        if self._silent:
+            self.force_close()
+        else:
+            self._part_with(_LATE)
+
+    def _part_with(self, answer: bytes) -> None:
+        """Close with these last words."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(answer)
         self.force_close()
 
     def abort(self) -> None:
@@ -173,12 +180,24 @@ class Connection(web.RequestHandler):
         """HTTP clients are known by their principal alone."""
         return ""
 
+    @property
+    def arriving(self) -> int:
+        """Bytes of a request that has not come to its end, unpacked ones when there are more."""
+        return self._received if self._arriving else 0
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the client has not read."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
     def dismiss(self, error: BrokerError) -> None:
-        """A stream or a poll ends with the error; a request that is here is answered first; an idle connection, or one
-        with half a request, just ends."""
+        """A stream or a poll ends with the error; a request that is here is answered first, half a one with the error;
+        an idle connection just ends."""
         if self.on_dismiss is not None:
             self.on_dismiss(error)
-        if self._busy and not self._arriving:
+        if self._arriving and not self._silent:
+            self._part_with(raw_problem(error))
+        elif self._busy and not self._arriving:
             self.close()  # after the answer
         else:
             self.force_close()
@@ -202,14 +221,13 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self.address, self.port = peer_of(transport)
         self.peer_names = peer_names(transport)
-        self._admitted = self._clockwork.admission.admit(self)
-        if not self._admitted:
-            assert self.transport is not None
-            self.transport.write(_FULL)
-            self.force_close()
-            return
         self.principal = _principal(self.address)
-        self._clockwork.admission.identify(self)
+        try:
+            self._clockwork.admission.admit(self)
+        except BrokerError as error:
+            self._part_with(raw_problem(error))
+            return
+        self._admitted = True
         self._expect(silent=True)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -225,16 +243,21 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. aiohttp itself calls it with nothing, to go on with what it kept."""
         if data:
-            self._note_bytes()
+            self._note_bytes(len(data))
         super().data_received(data)
 
-    def _note_bytes(self) -> None:
-        if self._arriving:
-            self._silent = False
-        elif self._busy:
-            self._more = True
-        else:
+    def _note_bytes(self, count: int) -> None:
+        if not self._arriving:
+            if self._busy:
+                self._more = True
+                return
             self._expect(silent=False)
+        self._silent = False
+        self._received += count
+
+    def unpacked(self, count: int) -> None:
+        """So many bytes of the request's body are kept, unpacked, while more is waited for."""
+        self._received = max(self._received, count)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""

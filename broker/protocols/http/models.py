@@ -311,3 +311,4 @@ class Status(Shape):
     reason: str
     epoch: str
     next_offset: int
+    limits: LimitsNow

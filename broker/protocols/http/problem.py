@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -58,8 +59,13 @@ def problem(
     return response
 
 
-def raw_problem(code: Code, status_line: str, detail: str) -> bytes:
+def raw_problem(error: BrokerError, status: int | None = None) -> bytes:
     """A whole response as bytes, for a connection on which no request stands that could be answered."""
-    body = json.dumps(document(code, detail, int(status_line[:3]))).encode()
-    head = f"HTTP/1.1 {status_line}\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n"
+    values = document(error.code, error.detail, status)
+    body = json.dumps(values).encode()
+    reason = HTTPStatus(values["status"]).phrase
+    head = f"HTTP/1.1 {values['status']} {reason}\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n"
+    after = retry_after(error)
+    if after is not None:
+        head += f"Retry-After: {after}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

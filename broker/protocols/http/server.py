@@ -80,7 +80,7 @@ class HttpServer:
     ) -> None:
         self._hub = hub
         self._options = options
-        self._admission = Admission(hub.limits.max_connections) if admission is None else admission
+        self._admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
         self._origins = Origins(options, tls)
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)

@@ -24,7 +24,7 @@ FEATURE = "slowed"
 
 
 class Gate:
-    """See the module. `shut`: publishes are put aside."""
+    """See the module. `shut`: publishes are put aside; `aside`: about so many bytes of them."""
 
     def __init__(self, session: "Session") -> None:
         self._session = session
@@ -33,7 +33,7 @@ class Gate:
         self.shut = False
         self.tells = False  # the client understands SLOWED
         self._aside: list[Frame] = []
-        self._aside_bytes = 0
+        self.aside = 0
         self._reasons: set[str] = set()  # not to read
         self._reason: BrokerError | None = None  # to slow this client, beside its own backlog
         self._since = self._until = -LASTING  # of the time in which it was slowed again and again
@@ -72,8 +72,8 @@ class Gate:
 
     def read(self, size: int) -> None:
         """So many bytes were read while the gate was shut."""
-        self._aside_bytes += size
-        if self._aside and self._aside_bytes > MAX_ASIDE:
+        self.aside += size
+        if self._aside and self.aside > MAX_ASIDE:
             self._stop_reading("aside")
 
     def lost(self) -> None:
@@ -130,7 +130,7 @@ class Gate:
         self.shut = False
         if "memory" not in self._reasons:
             self._ease()
-        frames, self._aside, self._aside_bytes = self._aside, [], 0
+        frames, self._aside, self.aside = self._aside, [], 0
         self._session.take(frames)
         if not self._aside:
             self._go_on_reading("aside")

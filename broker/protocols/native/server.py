@@ -53,10 +53,12 @@ class Connection(asyncio.Protocol):
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         self.address, self.port = peer_of(transport)
         self.peer_names = peer_names(transport)
-        self.admitted = self.server.admission.admit(self)
-        if not self.admitted:
-            self.session.fail(BrokerError(Code.RATE_LIMITED, "too many connections"))
+        try:
+            self.server.admission.admit(self)
+        except BrokerError as error:
+            self.session.fail(error)
             return
+        self.admitted = True
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.server.connections.add(self)
         self.server.hellos.begin(self)
@@ -96,6 +98,20 @@ class Connection(asyncio.Protocol):
     def client(self) -> str:
         """What the client calls itself."""
         return self.session.client
+
+    @property
+    def arriving(self) -> int:
+        """Bytes of a frame that is not whole yet, and of frames put aside."""
+        return self.session.kept
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the client has not read."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
 
     def dismiss(self, error: BrokerError) -> None:
         """Tell why in an ERROR and close; what was in hand is ready again at no cost."""
@@ -175,7 +191,7 @@ class NativeServer:
         self.hub = hub
         self.options = options
         self.tls = tls
-        self.admission = Admission(hub.limits.max_connections) if admission is None else admission
+        self.admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
         self.connections: set[Connection] = set()
         self.publishers: dict[str, Connection] = {}
         self._listeners: list[Listener] = []

@@ -89,6 +89,11 @@ class Session:
         """Under which name this client has its part and its rate."""
         return self.principal.name
 
+    @property
+    def kept(self) -> int:
+        """Bytes of what has not come to its end, or is not taken yet."""
+        return self.reader.have + self.gate.aside
+
     # Bytes in
 
     def receive(self, data: bytes) -> None:

@@ -34,20 +34,21 @@ def encode(frame: Sequence[Any]) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames. `max_frame` may be raised after the greeting."""
+    """Cuts a stream of bytes into frames. `max_frame` may be raised after the greeting. `have`: bytes of a frame that
+    is not whole yet."""
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
         self._parts: list[bytes] = []
-        self._have = 0
+        self.have = 0
         self._need = 4
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete now. Raises BAD_FRAME, FRAME_TOO_LARGE; then the stream is lost."""
         if self._parts:
             self._parts.append(data)
-            self._have += len(data)
-            if self._have < self._need:
+            self.have += len(data)
+            if self.have < self._need:
                 self._check(self._parts[0])
                 return []
             data = b"".join(self._parts)
@@ -79,7 +80,7 @@ class FrameReader:
             at = stop
         if at < end:
             self._parts.append(data[at:] if at else data)
-        self._have = end - at
+        self.have = end - at
         self._need = need
         return frames
 
