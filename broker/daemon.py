@@ -38,6 +38,7 @@ from broker.net.admission import Admission, raise_file_limit
 from broker.net.listener import ListenError, open_sockets
 from broker.net.strain import Strain
 from broker.net.tls import Tls, TlsError
+from broker.observe.access import configure_access_log
 from broker.observe.log import configure_logging
 from broker.observe.notify import Notifier
 from broker.protocols.http.server import HttpServer
@@ -398,7 +399,7 @@ class Daemon:
         waits += self._take_up_tls(new) + _changed_durability(old, new)
         self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
         if "log" in changed or new.secrets != old.secrets:
-            configure_logging(new.log, new.secrets)
+            _configure_logs(new)
         if "webhooks" in changed:
             before = self._webhooks
             await before.drain(old.grace / 1000)
@@ -456,6 +457,11 @@ async def _kept(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None
         rest = min(2 * rest, LONGEST_REST)
 
 
+def _configure_logs(config: Config) -> None:
+    configure_logging(config.log, config.secrets)
+    configure_access_log(config.log.access)
+
+
 def _changes(old: Config, new: Config) -> list[str]:
     return [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
 
@@ -476,7 +482,7 @@ def serve(path: Path | None = None, data_dir: Path | None = None) -> int:
         config = load_config(path, data_dir=data_dir)
     except ConfigError as error:
         return _refuse(str(error))
-    configure_logging(config.log, config.secrets)
+    _configure_logs(config)
     process.tune()
     daemon = Daemon(config, say=_say, read=lambda: load_config(path, data_dir=data_dir))
     try:

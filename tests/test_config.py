@@ -86,7 +86,7 @@ def _credentials(tmp_path: Path) -> Path:
     [
         ("[limits]\nmax_bodi = 5", "limits.max_bodi: unknown key; did you mean max_body?"),
         ("[nativ]\nport = 5", "nativ: unknown key; did you mean native?"),
-        ("[log]\nzzz = 5", "log.zzz: unknown key; there are format, level"),
+        ("[log]\nzzz = 5", "log.zzz: unknown key; there are access, format, level"),
         ("[native]\nport = 70000", "native.port: must be less than or equal to 65535, not 70000"),
         ('[native]\nport = "high"', "native.port: must be a valid integer"),
         ('[log]\nlevel = "lout"', "log.level: must be 'debug', 'info', 'warning' or 'error', not 'lout'"),

@@ -20,6 +20,7 @@ from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.listener import BACKLOG
 from broker.net.tls import Tls
+from broker.observe.access import access, access_wanted
 
 log = logging.getLogger(__name__)
 
@@ -222,9 +223,11 @@ class TlsListener:
 
     def _failed(self, arrival: Arrival, reason: str, error: Exception | None = None) -> None:
         self._tls.failures[reason] += 1
-        client = host_port(arrival.address, arrival.port)
-        text = str(error) if error else reason
-        log.debug("no handshake", extra={"door": self.door, "client": client, "reason": reason, "error": text})
+        failed = reason != "lost"  # who only looks whether the port is open is no failure
+        if access_wanted(failed=failed):
+            address = host_port(arrival.address, arrival.port)
+            text = None if error is None else str(error)
+            access("no handshake", failed=failed, door=self.door, address=address, reason=reason, error=text)
 
     def _leave(self, arrival: Arrival) -> None:
         if arrival in self._arrivals:

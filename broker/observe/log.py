@@ -26,7 +26,10 @@ _SECRET_NAME = re.compile(
 _SECRET_FORMS = (
     (re.compile(r"(?i)\b(authorization\s*[:=]\s*)(?:(?:bearer|basic|digest)\s+)?[^\s,;\"']+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=_.~-]{8,}"), rf"\1 {HIDDEN}"),
-    (re.compile(r"(?i)\b((?:secret|token|password|passwd|api_?key)\s*[=:]\s*)[\"']?[^\s,;&\"']+"), rf"\1{HIDDEN}"),
+    (
+        re.compile(r"(?i)\b((?:\w+_)?(?:secret|token|password|passwd|api_?key)\s*[=:]\s*)[\"']?[^\s,;&\"']+"),
+        rf"\1{HIDDEN}",
+    ),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), HIDDEN),
     (re.compile(r"(://[^\s:/@]*:)[^\s/@]+@"), rf"\1{HIDDEN}@"),
 )
@@ -34,12 +37,13 @@ _BARE = re.compile(r"[\w.:/@+#$*,;()\[\]-]+")
 
 
 class LogOptions(BaseModel):
-    """`[log]` of the configuration. `auto` is logfmt on a terminal and JSON lines otherwise."""
+    """`[log]` of the configuration. `auto` is logfmt on a terminal and JSON lines otherwise. `access`: see `access`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "logfmt", "json"] = "auto"
+    access: Literal["off", "errors", "all"] = "errors"
 
 
 def is_secret_name(name: str) -> bool:

@@ -455,3 +455,24 @@ async def test_a_second_client_of_the_same_publisher_takes_over(broker: Broker, 
             await until(lambda: not first.connected)
             with pytest.raises(PostroomError, match="conflict"):
                 await first.publish("t", b"3")
+
+
+async def test_a_trace_goes_into_the_headers_of_each_message(broker: Broker) -> None:
+    traces = iter(range(10))
+    async with client(broker.url, trace=lambda: {"traceparent": str(next(traces))}) as b:
+        await b.publish("t", b"", headers={"h": "v"})
+        await b.publish_many([("t", b""), ("t", b"", {"headers": {"traceparent": "own"}})])
+        async with b.transaction() as t:
+            t.publish("t", b"")
+        await (await b.publish_soon("t", b""))
+        found = [message.headers for message in (await b.read("t")).messages]
+    assert found == [
+        {"traceparent": "0", "h": "v"},
+        {"traceparent": "1"},
+        {"traceparent": "own"},
+        {"traceparent": "3"},
+        {"traceparent": "4"},
+    ]
+    async with client(broker.url, trace=lambda: None) as b:
+        await b.publish("plain", b"")
+        assert (await b.read("plain")).messages[0].headers == {}

@@ -25,6 +25,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import Draft
 from broker.engine.base import Set, Unit
 from broker.hub import Hub, Outgoing
+from broker.observe.trace import TRACEPARENT, made_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,8 @@ class DropFolder:
             await self._publish(work, entry)
         await self._io(self._folder.put_away, claim, self._folder.done)
         self._done += 1
-        log.info("file published", extra=self._fields(claim, rows=judgement.rows, sha256=judgement.sha256))
+        trace = identity[:32]
+        log.info("file published", extra=self._fields(claim, rows=judgement.rows, sha256=judgement.sha256, trace=trace))
 
     async def _publish(self, work: _Work, entry: Entry) -> None:
         """Rows that are not in the log yet, in batches; the last one makes the entry done."""
@@ -264,6 +266,7 @@ class DropFolder:
                 "file.row": str(row.number),
                 "file.rows": str(judgement.rows),
                 "file.line": str(row.line),
+                TRACEPARENT: made_traceparent(work.identity),
             }
             given = {"id": row_id(work.identity, row.number), "key": row.key, "content_type": kind, "headers": headers}
             try:

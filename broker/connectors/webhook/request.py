@@ -11,6 +11,7 @@ from urllib.parse import quote
 import broker
 from broker.connectors.webhook.signing import sign
 from broker.core.message import Message
+from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 
 _TOKEN_SAFE = "!#$&'*+^`|"  # noqa: S105  the marks of an HTTP token (RFC 9110 §5.6.2) that quote() would encode, without %
 _VALUE_SAFE = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
@@ -51,6 +52,9 @@ class Request:
             headers["Postroom-Priority"] = str(message.priority)
         for name, text in message.headers.items():
             headers[f"Postroom-Header-{quote(name, safe=_TOKEN_SAFE)}"] = quote(text, safe=_VALUE_SAFE)
+        if TRACEPARENT in message.headers:
+            state = message.headers.get(TRACESTATE)
+            headers |= trace_context([message.headers[TRACEPARENT]], [state] if state else [])
         return headers
 
 

@@ -6,6 +6,7 @@ are refused here, unless the name is in `http.hosts` or in the certificate that 
 `http.origins`. Floor 4.
 """
 
+import re
 from ipaddress import ip_address
 from typing import cast
 
@@ -13,10 +14,16 @@ from aiohttp import web
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
+from broker.net.address import host_port
 from broker.net.tls import Tls
+from broker.observe.access import access, shown_path, shown_query
+from broker.observe.trace import TRACEPARENT, trace_id
 from broker.protocols.http import cors
 from broker.protocols.http.connection import Connection
 from broker.protocols.http.options import HttpOptions
+from broker.protocols.http.parameters import REQUEST_ID
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -30,6 +37,34 @@ def principal_of(request: web.BaseRequest) -> Principal:
     if principal is None:
         raise BrokerError(Code.FORBIDDEN, "only clients on this machine are served until [auth] is configured")
     return principal
+
+
+def given_id(request: web.BaseRequest) -> str | None:
+    """What the client calls its request, by Postroom-Request-Id or X-Request-Id; None when it does not, or by something
+    that nobody would want in a log."""
+    headers = request.headers
+    given = headers.get(REQUEST_ID) or headers.get("X-Request-Id")
+    return given if given and _REQUEST_ID.fullmatch(given) else None
+
+
+def log_request(request: web.BaseRequest, status: int, seconds: float, code: str, failed: bool) -> None:
+    """One line of the access log."""
+    connection = connection_of(request)
+    access(
+        "request",
+        failed=failed,
+        door="http",
+        address=host_port(connection.address, connection.port),
+        principal=connection.principal and connection.principal.name,
+        method=request.method[:20],
+        path=shown_path(request.rel_url.raw_path),
+        query=shown_query(request.query.items()),
+        status=status,
+        code=code,
+        seconds=round(seconds, 6),
+        request_id=connection.request_id,
+        trace=trace_id(request.headers.get(TRACEPARENT, "")),
+    )
 
 
 def arrived(request: web.BaseRequest) -> None:

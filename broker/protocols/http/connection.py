@@ -15,10 +15,11 @@ from aiohttp import http_exceptions, web
 
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
-from broker.net.address import UNIX, is_loopback, peer_of
+from broker.net.address import UNIX, host_port, is_loopback, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.tls import peer_names
+from broker.observe.access import access, access_wanted
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 
@@ -70,6 +71,7 @@ class Connection(web.RequestHandler):
         "peer_names",
         "port",
         "principal",
+        "request_id",
         "since",
         "token",
     )
@@ -82,6 +84,7 @@ class Connection(web.RequestHandler):
         self.principal: Principal | None = None
         self.token: str | None = None
         self.peer_names: tuple[str, ...] = ()  # of the client's certificate
+        self.request_id = ""  # of the request that is being answered
         self.on_resume: Callable[[], None] | None = None  # the client reads again
         self.on_stall: Callable[[], None] | None = None  # it read nothing for `slow_after`
         self.on_dismiss: Callable[[BrokerError], None] | None = None
@@ -289,6 +292,9 @@ class Connection(web.RequestHandler):
             self.log_exception("HTTP request failed", exc_info=exc)
             return problem(BrokerError(Code.INTERNAL), close=True)
         detail = " ".join((message or "").split())[:300]
+        if access_wanted(failed=True):
+            address = host_port(self.address, self.port)
+            access("no request", failed=True, door=self.door, address=address, status=status, error=detail)
         return problem(BrokerError(Code.BAD_REQUEST, detail), status, close=True)
 
 

@@ -14,9 +14,12 @@ from broker.core.duration import parse_duration
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
 from broker.core.topic import check_filter
+from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 
 MAX_JSON = 4 << 20
 """Bytes of a request body that is a command rather than a message."""
+REQUEST_ID = "postroom-request-id"
+"""The header of a request's own id, in small letters; no option of a message."""
 
 _OPTIONS = "Postroom-Id, -Key, -Priority, -Delay, -Ttl and Postroom-Header-NAME"
 
@@ -68,15 +71,20 @@ def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
     """The options of a publish. Raises BAD_OPTION for unknown, repeated or ill-formed `Postroom-*` headers."""
     options: dict[str, Any] = {}
     own: dict[str, str] = {}
+    trace: dict[str, list[str]] = {}
     for name, value in headers.items():
         lower = name.lower()
         if lower == "content-type":
             _once(options, "content_type", value, name)
+        elif lower in (TRACEPARENT, TRACESTATE):
+            trace.setdefault(lower, []).append(value)
         elif lower.startswith("postroom-header-"):
             _once(own, lower[16:], value, name)
-        elif lower.startswith("postroom-"):
+        elif lower.startswith("postroom-") and lower != REQUEST_ID:
             option, checked = _option(lower[9:], value, name)
             _once(options, option, checked, name)
+    if trace:  # a header that is given as the message's own goes before
+        own = {**trace_context(trace.get(TRACEPARENT, ()), trace.get(TRACESTATE, ())), **own}
     if own:
         options["headers"] = own
     return options

@@ -6,8 +6,10 @@ What a path means is left to the modules of routes. Built on aiohttp's low-level
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from aiohttp import web
@@ -20,8 +22,10 @@ from broker.net.admission import Admission
 from broker.net.handshake import Listener, accept
 from broker.net.listener import open_sockets
 from broker.net.tls import Tls
+from broker.observe.access import access_wanted
 from broker.observe.metrics import EngineCollector, LimitCollector, RequestCollector, registry
-from broker.protocols.http.access import Origins, connection_of, principal_of
+from broker.observe.origin import ORIGIN
+from broker.protocols.http.access import Origins, connection_of, given_id, log_request, principal_of
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.connection import PLAIN, Clockwork, Connection
 from broker.protocols.http.cors import Request, preflight
@@ -44,6 +48,15 @@ LINGER_SECONDS = 2.0
 """For how long the rest of a refused body is read and thrown away, so that the client sees the refusal."""
 
 
+class _Request(Request):
+    """Every answer to it says who answers, and to what."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        await super()._prepare_hook(response)
+        response.headers["Server"] = "postroom"
+        response.headers["Postroom-Request-Id"] = connection_of(self).request_id
+
+
 class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
@@ -51,7 +64,7 @@ class _Server(web.Server):
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return Request(message, payload, protocol, writer, task, loop, client_max_size=max_size)
+            return _Request(message, payload, protocol, writer, task, loop, client_max_size=max_size)
 
         super().__init__(handler, request_factory=request, handler_cancellation=True)
         self._clockwork = clockwork
@@ -85,6 +98,7 @@ class HttpServer:
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
         self._stopping = False
+        self._run, self._numbers = secrets.token_hex(4), count(1)  # ids of requests are unique over restarts
         self._server: _Server | None = None
         self._tls = tls
         self._listeners: list[Listener] = []
@@ -169,8 +183,10 @@ class HttpServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
         connection.began(whole=not request.body_exists)
+        connection.request_id = given_id(request) or f"{self._run}-{next(self._numbers):x}"
+        ORIGIN.set(connection)
         loop = asyncio.get_running_loop()
-        begun, name, status = loop.time(), UNROUTED, GONE
+        begun, name, status, code = loop.time(), UNROUTED, GONE, ""
         response: web.StreamResponse | None
         try:
             self._origins.check(request)
@@ -188,17 +204,19 @@ class HttpServer:
                 raise
             _uncancel(connection)
             response = problem(error)
-            status = response.status
+            status, code = response.status, error.code.value
         except Exception as failure:  # each kind is told in its way; lost connections pass
             response = _refusal(failure, request)
-            status = response.status
+            status, code = response.status, failure.code.value if isinstance(failure, BrokerError) else ""
         else:
             status = response.status
         finally:
             connection.ended()
-            self._requests.count(name, status, loop.time() - begun)
-        if not response.prepared:
-            response.headers["Server"] = "postroom"
+            seconds = loop.time() - begun
+            self._requests.count(name, status, seconds)
+            failed = status >= 400
+            if access_wanted(failed=failed):
+                log_request(request, status, seconds, code, failed)
         return response
 
 

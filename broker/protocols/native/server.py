@@ -3,17 +3,20 @@
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
-from broker.net.address import UNIX, peer_of
+from broker.net.address import UNIX, host_port, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.handshake import Listener, accept
 from broker.net.tls import Tls, peer_names
+from broker.observe.access import access, access_wanted
+from broker.observe.origin import ORIGIN, Asked
 from broker.protocols.native import wire
 from broker.protocols.native.options import NativeOptions
 from broker.protocols.native.requests import Requests
@@ -89,8 +92,28 @@ class Connection(asyncio.Protocol):
             self.server.admission.leave(self)
         for task in self._requests:
             task.cancel()
+        self._log_end()
         self.session.lost()
         self.server.forget(self)
+
+    def _log_end(self) -> None:
+        """One line of the access log."""
+        session = self.session
+        failed = session.error is not None and session.error.code is not Code.SHUTTING_DOWN
+        if access_wanted(failed=failed):
+            access(
+                "connection",
+                failed=failed,
+                door=self.door,
+                address=host_port(self.address, self.port),
+                principal=self.principal and self.principal.name,
+                client=session.client,
+                publisher=session.publisher,
+                connection=self.id,
+                seconds=round(time.time() - self.since, 3) if self.since else None,
+                code=session.error and session.error.code.value,
+                error=session.error and session.error.detail,
+            )
 
     # Of the register
 
@@ -171,6 +194,7 @@ class Connection(asyncio.Protocol):
         task.add_done_callback(self._requests.discard)
 
     async def _answer(self, number: int, verb: str, arguments: Any) -> None:
+        ORIGIN.set(Asked(self.door, self.address, f"{self.id}-{number}"))
         try:
             self.session.send(wire.REPLY, number, await self._verbs.answer(verb, arguments))
         except BrokerError as error:

@@ -65,6 +65,7 @@ class Session:
         self.sender: Hashable = self  # who the engine takes for one sender, whose units keep their order
         self.greeted = False
         self.closed = False
+        self.error: BrokerError | None = None  # what the client was told at the end
         self.ties: dict[int, Tie] = {}
         self.gate = Gate(self)
         self.intake = Intake(self)
@@ -131,13 +132,18 @@ class Session:
 
     def fail(self, error: BrokerError) -> None:
         """Tell an error of the connection and close it."""
-        self.send(wire.ERROR, None, error.code.value, error.text)
+        self._tell(error)
         self.close(lost=True)
 
     def dismiss(self, error: BrokerError) -> None:
         """The same, and the client is not to blame."""
-        self.send(wire.ERROR, None, error.code.value, error.text)
+        self._tell(error)
         self.close()
+
+    def _tell(self, error: BrokerError) -> None:
+        if not self.closed:
+            self.error = error
+            self.send(wire.ERROR, None, error.code.value, error.text)
 
     def close(self, *, lost: bool = False) -> None:
         """Close, by our own decision; what it held is ready again at once. `lost`: the client is to blame, which counts

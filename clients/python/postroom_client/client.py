@@ -18,7 +18,7 @@ from postroom_client.consumer import Consumer
 from postroom_client.credit import Credit
 from postroom_client.crew import Crew
 from postroom_client.deliveries import Deliveries
-from postroom_client.draft import make_draft
+from postroom_client.draft import make_draft, traced
 from postroom_client.errors import WindowFull
 from postroom_client.inbox import Inbox
 from postroom_client.message import LoggedMessage
@@ -47,7 +47,8 @@ class Client(Administration):
     unless given. `window`: how many messages may be unconfirmed. `timeout`: seconds for the first connection;
     afterwards a lost one is restored for as long as it takes. `close_timeout`: seconds that closing waits for confirms.
     `tls`: an SSLContext or a PEM file of the authorities to trust; None: POSTROOM_CA, else the system's.
-    `certificate`: the client's own, a PEM file with its key or (certificate, key).
+    `certificate`: the client's own, a PEM file with its key or (certificate, key). `trace`: called for each message
+    that is published; what it returns (`{"traceparent": …}`) goes into its headers, unless they have it.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class Client(Administration):
         backoff: Backoff | None = None,
         tls: Trust = None,
         certificate: Shown = None,
+        trace: Callable[[], Mapping[str, str] | None] | None = None,
     ) -> None:
         self.address = address
         self._context = make_context(address, tls, certificate)
+        self._trace = trace
         self.publisher = publisher or uuid.uuid4().hex
         self._hello: dict[str, Any] = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
         self._hello["features"] = ["slowed"]
@@ -143,21 +146,21 @@ class Client(Administration):
         if id or key or headers or content_type or priority or ttl is not None or delay is not None or due is not None:
             options = {"id": id, "key": key, "headers": headers, "content_type": content_type}
             options |= {"priority": priority, "ttl": ttl, "delay": delay, "due": due}
-        draft = make_draft(topic, body, options, self._max_body)
+        draft = self._draft(topic, body, options)
         if self._outbox.full:
             await self._connection.room()
         return await self._add(draft)
 
     async def publish_soon(self, topic: str, body: Any, **options: Any) -> "asyncio.Future[Receipt]":
         """Publish, and wait only for room in the window; the future is of the receipt. `flush` waits for all."""
-        draft = make_draft(topic, body, options, self._max_body)
+        draft = self._draft(topic, body, options)
         if self._outbox.full:
             await self._connection.room()
         return self._add(draft)
 
     def publish_nowait(self, topic: str, body: Any, **options: Any) -> "asyncio.Future[Receipt]":
         """Publish without waiting for anything. Raises WindowFull; `room` waits until there is some."""
-        draft = make_draft(topic, body, options, self._max_body)
+        draft = self._draft(topic, body, options)
         if self._outbox.full:
             raise WindowFull(self._outbox.limit)
         return self._add(draft)
@@ -176,7 +179,7 @@ class Client(Administration):
 
         `atomic`: all or none, in one transaction (at most one frame's worth). Otherwise, when some are refused, raises
         PartlyRefused with the result of each."""
-        drafts = [make_draft(m[0], m[1], m[2] if len(m) > 2 else {}, self._max_body) for m in messages]
+        drafts = [self._draft(m[0], m[1], m[2] if len(m) > 2 else {}) for m in messages]
         waiter: asyncio.Future[list[Receipt]] = self._loop.create_future()
         group = Group(waiter, len(drafts))
         if not drafts:
@@ -202,9 +205,11 @@ class Client(Administration):
 
     def transaction(self) -> Transaction:
         """Publish, settle and set keys in one commit: `async with client.transaction() as t: ...`."""
-        return Transaction(self._draft, self._commit)
+        return Transaction(lambda topic, body, **options: self._draft(topic, body, options), self._commit)
 
-    def _draft(self, topic: str, body: Any, **options: Any) -> Draft:
+    def _draft(self, topic: str, body: Any, options: Mapping[str, Any]) -> Draft:
+        if self._trace is not None:
+            options = traced(options, self._trace())
         return make_draft(topic, body, options, self._max_body)
 
     async def _commit(self, unit: dict[str, Any], size: int) -> Receipt:

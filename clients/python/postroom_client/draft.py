@@ -31,6 +31,13 @@ def make_draft(topic: str, body: Any, options: Mapping[str, Any], max_body: int)
     return (topic, packed, given) if given else (topic, packed)
 
 
+def traced(options: Mapping[str, Any], trace: Mapping[str, str] | None) -> Mapping[str, Any]:
+    """The options with the headers of a trace, if there is one; those that were given stay."""
+    if not trace:
+        return options
+    return {**options, "headers": {**trace, **(options.get("headers") or {})}}
+
+
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in options.items():

@@ -17,6 +17,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import Message
 from broker.core.spec import parse_spec
 from broker.engine.base import Unit
+from broker.observe.trace import trace_id
 from tests.connectors.world import Broker, until
 
 
@@ -93,6 +94,7 @@ async def test_rows_become_messages_and_the_file_is_done(drop: Drop) -> None:
     last = messages[-1]
     assert (last.key, last.content_type) == ("25", "application/json")
     assert last.headers["file.name"] == "a.csv"
+    assert trace_id(last.headers["traceparent"])
     assert (last.headers["file.row"], last.headers["file.rows"], last.headers["file.line"]) == ("25", "25", "26")
     assert len({m.id for m in messages}) == 25
     assert len(last.headers["file.sha256"]) == 64

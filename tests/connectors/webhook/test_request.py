@@ -51,3 +51,15 @@ def test_no_text_can_break_out_of_its_header_and_all_comes_back(
 def test_webhook_ids_hold_no_dot(given_: str, sent: str) -> None:
     assert webhook_id(given_) == sent
     assert unquote(sent) == given_
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_the_trace_goes_on_under_the_names_of_the_standard() -> None:
+    sent = Request(message(headers={"traceparent": PARENT, "tracestate": "a=1"}), "s", 1).headers({}, [b"s" * 32], 0)
+    assert (sent["traceparent"], sent["tracestate"]) == (PARENT, "a=1")
+    assert sent["Postroom-Header-traceparent"] == PARENT
+    for more in ({"traceparent": "x\r\ny: z"}, {"tracestate": "a=1"}, {}):
+        headers = Request(message(headers=more), "s", 1).headers({}, [b"s" * 32], 0)
+        assert not {"traceparent", "tracestate"} & headers.keys()

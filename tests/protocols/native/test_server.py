@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import pytest
 
 from broker.auth.principal import LOCAL
 from broker.core.errors import BrokerError, Code
@@ -176,3 +177,25 @@ async def test_stop_closes_everybody_and_costs_no_delivery(tmp_path: Path) -> No
         worker = world.attach("q")
         (row,) = await worker.take(1)
         assert worker.attempts_of(row[0]) == (0, 0)
+
+
+async def test_a_line_of_the_access_log_per_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "broker.access")
+    async with open_world(tmp_path / "data", make) as world, door(world, hello_timeout="100ms") as (server, peer):
+        peer.say([wire.HELLO, 1, {"client": "mailer"}])
+        await peer.hear()
+        peer.close()
+        silent = Peer(*await asyncio.open_connection(*peer.address))
+        await silent.hear()
+        await silent.end()
+        silent.close()
+        await until(lambda: not server.connections)
+    good, bad = (record.__dict__ for record in caplog.records if record.name == "broker.access")
+    assert (good["levelname"], good["msg"], good["client"], good["principal"]) == (
+        "INFO",
+        "connection",
+        "mailer",
+        "local",
+    )
+    assert (bad["levelname"], bad["code"], bad["error"]) == ("WARNING", "not_greeted", "no HELLO in time")
+    assert bad["address"].startswith("127.0.0.1:")
