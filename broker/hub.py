@@ -32,6 +32,7 @@ from broker.engine.base import (
     SubscriptionInfo,
     TopicInfo,
     Unit,
+    Waiting,
 )
 from broker.engine.reader import Reader
 from broker.flow import Flow
@@ -294,11 +295,11 @@ class Hub:
         for name in {settle.subscription for settle in settles}:
             self.authorize(principal, Verb.CONSUME, on_subscription(name))
 
-    async def scheduled(self, principal: Principal, limit: int) -> list[Scheduled]:
+    async def scheduled(self, principal: Principal, limit: int) -> list[Waiting]:
         """The scheduled messages that it may manage, soonest first."""
         everything = is_admin(principal)
         waiting = await self.engine.scheduled(limit if everything else MAX_SCHEDULED)
-        return [s for s in waiting if everything or authorize(principal, Verb.MANAGE, on_topic(s.draft[0]))][:limit]
+        return [s for s in waiting if everything or authorize(principal, Verb.MANAGE, on_topic(s.topic))][:limit]
 
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
         """Cancel a scheduled message; False when none of that id waits that it may manage."""
@@ -387,11 +388,24 @@ class Hub:
         for text in spec.topics:
             self.authorize(principal, Verb.CONSUME, on_topic(text))
         spec = self._revealed(spec)
+        self._check_subscriptions(spec.name)
         for check in self.checks:
             check(spec)
         created = await self.engine.put_subscription(spec)
         self._tell_watchers()
         return created
+
+    def _check_subscriptions(self, name: str) -> None:
+        """Raises RATE_LIMITED for one too many."""
+        limit = self.limits.max_subscriptions
+        if self.engine.stats().subscriptions < limit:
+            return
+        try:
+            self.engine.subscription(name)
+        except BrokerError:
+            detail = f"there are {limit} subscriptions; delete some or raise limits.max_subscriptions"
+            self.flow.limited.hit("max_subscriptions", "", detail)
+            raise BrokerError(Code.RATE_LIMITED, detail) from None
 
     def _revealed(self, spec: Spec) -> Spec:
         if not spec.sink:

@@ -171,7 +171,7 @@ async def test_only_who_may_manage_its_topic_cancels_a_scheduled_message(tmp_pat
         assert not await hub.cancel(ann("manage c", "consume #"), "i")
         assert world.engine.stats().scheduled == 2
         assert await hub.cancel(ann("manage a"), "i")
-        assert [item.draft[0] for item in await hub.scheduled(LOCAL, 9)] == ["b"]
+        assert [item.topic for item in await hub.scheduled(LOCAL, 9)] == ["b"]
 
 
 @pytest.mark.parametrize("key", ["auth/ann", "webhook/x", "drop/y"])

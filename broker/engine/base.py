@@ -59,6 +59,15 @@ class Scheduled:
     draft: Draft
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A scheduled message as operators see it; its body may be large, and is nobody's business yet."""
+
+    id: str
+    due: int
+    topic: str
+
+
 ITEM_BYTES = 64
 """What a message or a settle weighs beside its body while it waits: a million empty ones are not nothing."""
 
@@ -188,6 +197,7 @@ class Stats:
     wal_bytes: int
     disk_free_bytes: int
     scheduled: int
+    subscriptions: int
     last_commit_seconds: float
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -274,8 +284,9 @@ class Engine(Protocol):
     async def pause(self, name: str, paused: bool) -> None:
         """Stop or resume handing out; survives a restart."""
 
-    async def peek(self, name: str, limit: int) -> list[Row]:
-        """The oldest outstanding messages, leased ones included, without touching them."""
+    async def peek(self, name: str, limit: int, after: int = -1, max_bytes: int = 4 << 20) -> list[Row]:
+        """The oldest outstanding messages above the offset `after`, leased ones included, without touching them: at
+        most `limit`, and `max_bytes` of bodies or a single larger one."""
 
     async def purge(self, name: str) -> int:
         """Settle everything outstanding that is not leased; returns how many."""
@@ -295,7 +306,7 @@ class Engine(Protocol):
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, sorted."""
 
-    async def scheduled(self, limit: int) -> list[Scheduled]:
+    async def scheduled(self, limit: int) -> list[Waiting]:
         """What waits for its time, soonest first."""
 
     async def cancel(self, schedule_id: str, concerns: Callable[[str], bool] = lambda _: True) -> bool:

@@ -27,6 +27,7 @@ def stats(**extra: Any) -> Stats:
         wal_bytes=3,
         disk_free_bytes=4,
         scheduled=5,
+        subscriptions=0,
         last_commit_seconds=0.25,
         extra=extra,
     )

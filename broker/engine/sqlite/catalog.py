@@ -6,6 +6,7 @@ What one of them does with messages stands in `handles` and `streams`. Floor 2.
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -302,10 +303,10 @@ class Catalog:
         if not paused:
             handle.pump()
 
-    async def peek(self, name: str, limit: int) -> list[Row]:
+    async def peek(self, name: str, limit: int, after: int, max_bytes: int) -> list[Row]:
         """The oldest outstanding messages."""
-        offsets = list(self.queue(name).queue.outstanding[:limit])
-        return await self._engine.fetch(offsets) if offsets else []
+        offsets = list(islice(self.queue(name).queue.outstanding.iter_equal_or_larger(after + 1), limit))
+        return (await self._engine.fetch_within(offsets, max_bytes))[0] if offsets else []
 
     async def purge(self, name: str) -> int:
         """Settle everything that is not leased."""

@@ -26,11 +26,11 @@ from broker.engine.base import (
     Page,
     Receipt,
     Refused,
-    Scheduled,
     Stats,
     SubscriptionInfo,
     TopicInfo,
     Unit,
+    Waiting,
 )
 from broker.engine.sqlite.alarms import Alarms
 from broker.engine.sqlite.catalog import Catalog
@@ -349,9 +349,9 @@ class SqliteEngine:
         """Stop or resume handing out."""
         await self.catalog.pause(name, paused)
 
-    async def peek(self, name: str, limit: int) -> list[Row]:
+    async def peek(self, name: str, limit: int, after: int = -1, max_bytes: int = 4 << 20) -> list[Row]:
         """The oldest outstanding messages."""
-        return await self.catalog.peek(name, limit)
+        return await self.catalog.peek(name, limit, after, max_bytes)
 
     async def purge(self, name: str) -> int:
         """Settle everything that is not leased."""
@@ -384,7 +384,7 @@ class SqliteEngine:
         )
         return [row[0].decode() for row in rows]
 
-    async def scheduled(self, limit: int) -> list[Scheduled]:
+    async def scheduled(self, limit: int) -> list[Waiting]:
         """What waits for its time."""
         return await self.upkeep.waiting(limit)
 
@@ -416,6 +416,7 @@ class SqliteEngine:
             wal_bytes=_size(self.path.with_name(self.path.name + "-wal")),
             disk_free_bytes=shutil.disk_usage(self.folder).free,
             scheduled=self.upkeep.scheduled_count,
+            subscriptions=len(self.catalog.handles),
             last_commit_seconds=writer.last_seconds,
             extra={"commit_seconds": writer.commit_seconds, "commit_messages": writer.commit_messages},
         )

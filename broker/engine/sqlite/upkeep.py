@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED
-from broker.engine.base import Scheduled
+from broker.engine.base import Waiting
 from broker.engine.sqlite.connection import checkpoint, is_passing, transaction
 from broker.engine.sqlite.pruning import Pruning
 from broker.engine.sqlite.writer import InternalUnit
@@ -183,11 +183,11 @@ class Upkeep:
         found = await self._engine.connection.run(lambda db: db.execute(sql).fetchone())
         self._next_due, self.scheduled_count = found
 
-    async def waiting(self, limit: int) -> list[Scheduled]:
+    async def waiting(self, limit: int) -> list[Waiting]:
         """Soonest first."""
-        sql = "SELECT id, topic, due, meta, body FROM schedule ORDER BY due LIMIT ?"
+        sql = "SELECT id, due, topic FROM schedule ORDER BY due LIMIT ?"
         rows = await self._engine.connection.run(lambda db: db.execute(sql, (limit,)).fetchall())
-        return [Scheduled(id_, due, (topic, meta, body)) for id_, topic, due, meta, body in rows]
+        return [Waiting(*row) for row in rows]
 
     async def cancel(self, schedule_id: str, concerns: Callable[[str], bool]) -> bool:
         """True when it waited; its id is free again, so that it can be scheduled anew."""
@@ -248,13 +248,13 @@ class Upkeep:
                 del publishers[id_]
 
 
-_Waiting = tuple[str, str, int, bytes | None, bytes]
+_Due = tuple[str, str, int, bytes | None, bytes]
 """(id, topic, due, meta, body) of a scheduled message."""
 
 
-def _due(db: sqlite3.Connection, wall: int) -> list[_Waiting]:
+def _due(db: sqlite3.Connection, wall: int) -> list[_Due]:
     """What is due, soonest first, about as much as one transaction should take."""
-    rows: list[_Waiting] = []
+    rows: list[_Due] = []
     size = 0
     sql = "SELECT id, topic, due, meta, body FROM schedule WHERE due <= ? ORDER BY due LIMIT ?"
     for row in db.execute(sql, (wall, MAX_DUE)):
@@ -265,7 +265,7 @@ def _due(db: sqlite3.Connection, wall: int) -> list[_Waiting]:
     return rows
 
 
-def _entering(rows: list[_Waiting]) -> InternalUnit:
+def _entering(rows: list[_Due]) -> InternalUnit:
     """The unit that takes these out of the schedule and into the log."""
     unit = InternalUnit(sender="schedule")
     for index, (id_, topic, _, meta, body) in enumerate(rows):

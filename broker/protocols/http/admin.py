@@ -97,7 +97,7 @@ class AdminRoutes:
     async def list_scheduled(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers what waits for its time, soonest first."""
         seen = await self._hub.scheduled(principal_of(request), SCHEDULED_LIMIT.read(request.query))
-        return answer({"scheduled": [{"id": s.id, "due": moment(s.due), "topic": s.draft[0]} for s in seen]})
+        return answer({"scheduled": [{"id": s.id, "due": moment(s.due), "topic": s.topic} for s in seen]})
 
     async def cancel(self, request: web.BaseRequest, schedule_id: str) -> web.StreamResponse:
         """Answers 204, or 404 when it does not wait (any more)."""

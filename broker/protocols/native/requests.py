@@ -1,8 +1,9 @@
 """The native protocol's requests: management and reading, for those who have time. PROTOCOL.md § Requests. Floor 4."""
 
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.auth.grant import STATUS, Verb
 from broker.auth.principal import Principal
@@ -13,6 +14,7 @@ from broker.engine.base import SubscriptionInfo
 from broker.hub import Hub
 
 MAX_LIMIT = 10_000
+T = TypeVar("T")
 Arguments = dict[str, Any]
 
 
@@ -59,8 +61,9 @@ class Requests:
     async def _get(self, arguments: Arguments) -> Any:
         return described(self._hub.subscription(self._principal, _name(arguments)))
 
-    async def _list(self, _: Arguments) -> Any:
-        return [described(info) for info in self._hub.subscriptions(self._principal)]
+    async def _list(self, arguments: Arguments) -> Any:
+        infos = self._hub.subscriptions(self._principal)
+        return [described(info) for info in _page(infos, lambda info: info.spec.name, arguments)]
 
     async def _delete(self, arguments: Arguments) -> Any:
         await self._hub.delete_subscription(self._principal, _name(arguments))
@@ -75,7 +78,10 @@ class Requests:
         return {}
 
     async def _peek(self, arguments: Arguments) -> Any:
-        return await self._hub.engine.peek(self._queue(arguments, Verb.CONSUME), _limit(arguments))
+        name, after = self._queue(arguments, Verb.CONSUME), arguments.get("after", -1)
+        if type(after) is not int or not -1 <= after < 1 << 63:
+            raise BrokerError(Code.BAD_OPTION, "after is the offset of the last message of the page before")
+        return await self._hub.engine.peek(name, _limit(arguments), after, self._hub.limits.max_frame // 2)
 
     async def _purge(self, arguments: Arguments) -> Any:
         return {"count": await self._hub.engine.purge(self._queue(arguments))}
@@ -104,12 +110,13 @@ class Requests:
             "recovered": page.recovered,
         }
 
-    async def _topics(self, _: Arguments) -> Any:
-        return [asdict(topic) for topic in self._hub.topics(self._principal)]
+    async def _topics(self, arguments: Arguments) -> Any:
+        topics = self._hub.topics(self._principal)
+        return [asdict(topic) for topic in _page(topics, lambda topic: topic.name, arguments)]
 
     async def _schedule(self, arguments: Arguments) -> Any:
         waiting = await self._hub.scheduled(self._principal, _limit(arguments))
-        return [{"id": item.id, "due": item.due, "topic": item.draft[0]} for item in waiting]
+        return [{"id": item.id, "due": item.due, "topic": item.topic} for item in waiting]
 
     async def _cancel(self, arguments: Arguments) -> Any:
         return {"cancelled": await self._hub.cancel(self._principal, _text(arguments, "id"))}
@@ -121,7 +128,7 @@ class Requests:
         prefix = arguments.get("prefix", "")
         if type(prefix) is not str:
             raise BrokerError(Code.BAD_REQUEST, "prefix must be text")
-        return await self._hub.keys(self._principal, prefix)
+        return _page(await self._hub.keys(self._principal, prefix), str, arguments)
 
     async def _status(self, _: Arguments) -> Any:
         self._hub.authorize(self._principal, Verb.CONSUME, STATUS)
@@ -133,6 +140,13 @@ def described(info: SubscriptionInfo) -> dict[str, Any]:
     """A subscription's settings, but for secrets, and counts as plain values."""
     counts = {name: getattr(info, name) for name in SubscriptionInfo.__dataclass_fields__ if name != "spec"}
     return {"name": info.spec.name, **shown_values(info.spec), **counts}
+
+
+def _page(items: Sequence[T], name: Callable[[T], str], arguments: Arguments) -> Sequence[T]:
+    """Of a list by name: those after the name `after`, `limit` of them; all when neither is given."""
+    if "after" in arguments:
+        items = items[bisect_right(items, _text(arguments, "after"), key=name) :]
+    return items[: _limit(arguments)] if "limit" in arguments else items
 
 
 def _name(arguments: Arguments) -> str:

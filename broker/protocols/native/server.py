@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
     async def _answer(self, number: int, verb: str, arguments: Any) -> None:
         ORIGIN.set(Asked(self.door, self.address, f"{self.id}-{number}"))
         try:
-            self.session.send(wire.REPLY, number, await self._verbs.answer(verb, arguments))
+            self.session.reply(number, await self._verbs.answer(verb, arguments))
         except BrokerError as error:
             self.session.send(wire.ERROR, number, error.code.value, error.text)
         except (TypeError, ValueError, KeyError) as error:

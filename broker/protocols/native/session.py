@@ -130,6 +130,16 @@ class Session:
         if not self.closed:
             self.shell.write(encode((kind, *rest)))
 
+    def reply(self, number: int, result: Any) -> None:
+        """The result of a request. Raises BAD_OPTION when it does not fit into a frame."""
+        packed = encode((wire.REPLY, number, result))
+        limit = self.hub.limits.max_frame
+        if len(packed) > limit:
+            detail = f"the answer takes {len(packed)} bytes, a frame {limit}; ask in pages, by limit and after"
+            raise BrokerError(Code.BAD_OPTION, detail)
+        if not self.closed:
+            self.shell.write(packed)
+
     def fail(self, error: BrokerError) -> None:
         """Tell an error of the connection and close it."""
         self._tell(error)

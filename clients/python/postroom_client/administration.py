@@ -1,11 +1,14 @@
 """What operators and start-up code ask of a broker: subscriptions, queues, replays, keys (PROTOCOL.md, *Requests*)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from postroom_client.connection import Connection
 from postroom_client.message import LoggedMessage
+
+PAGE = 1_000
+"""Entries of a list asked for at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Administration:
 
     async def subscriptions(self) -> list[dict[str, Any]]:
         """The same of all."""
-        return [_listed(each) for each in await self._ask("subscription.list")]
+        return [_listed(each) for each in await self._pages("subscription.list", lambda each: each["name"])]
 
     async def delete_subscription(self, name: str) -> None:
         """Its consumers are detached, its progress is forgotten."""
@@ -53,7 +56,7 @@ class Administration:
         await self._ask("queue.resume", name=name)
 
     async def peek(self, name: str, limit: int = 10) -> list[LoggedMessage]:
-        """The oldest outstanding messages, without touching them."""
+        """The oldest outstanding messages, without touching them; fewer than `limit` when they are large."""
         return self._messages(await self._ask("queue.peek", name=name, limit=limit))
 
     async def purge(self, name: str) -> int:
@@ -83,7 +86,7 @@ class Administration:
 
     async def topics(self) -> list[dict[str, Any]]:
         """Every topic with messages: name, messages, bytes."""
-        return list(await self._ask("topic.list"))
+        return list(await self._pages("topic.list", lambda each: each["name"]))
 
     async def scheduled(self, limit: int = 100) -> list[dict[str, Any]]:
         """What waits for its time, soonest first: id, due (unix ms), topic."""
@@ -100,7 +103,7 @@ class Administration:
 
     async def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with `prefix`."""
-        return list(await self._ask("kv.keys", prefix=prefix))
+        return list(await self._pages("kv.keys", str, prefix=prefix))
 
     async def status(self) -> dict[str, Any]:
         """The broker's numbers."""
@@ -109,6 +112,16 @@ class Administration:
     async def _ask(self, verb: str, **arguments: Any) -> Any:
         self._connection.check()
         return await self._connection.requests.request(verb, arguments or None)
+
+    async def _pages(self, verb: str, name: Callable[[Any], str], **arguments: Any) -> list[Any]:
+        """All of a list by name that may be too long for one answer."""
+        found: list[Any] = []
+        while True:
+            page = await self._ask(verb, limit=PAGE, **arguments)
+            found += page
+            if len(page) < PAGE:
+                return found
+            arguments["after"] = name(page[-1])
 
     def _messages(self, rows: Iterable[Any]) -> list[LoggedMessage]:
         epoch = self._connection.outbox.epoch

@@ -605,7 +605,11 @@ class TestCare:
         await worker.take(1)
         for _ in range(2):
             assert [row[4] for row in await world.engine.peek("q", 2)] == [b"1", b"2"]
-        assert [row[4] for row in await world.engine.peek("q", 100)] == [b"1", b"2", b"3"]
+        rows = await world.engine.peek("q", 100)
+        assert [row[4] for row in rows] == [b"1", b"2", b"3"]
+        assert await world.engine.peek("q", 100, after=rows[0][0]) == rows[1:]
+        assert await world.engine.peek("q", 100, max_bytes=2) == rows[:2]
+        assert await world.engine.peek("q", 100, after=rows[1][0], max_bytes=0) == rows[2:]
         info = world.info()
         assert (info.ready, info.leased) == (2, 1)
         worker.tie.grant(1, 100)

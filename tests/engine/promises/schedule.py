@@ -3,7 +3,7 @@
 import asyncio
 
 from broker.core.message import Message
-from broker.engine.base import Unit
+from broker.engine.base import Unit, Waiting
 from tests.engine.world import World
 
 YEAR = 365.25 * 86_400
@@ -32,7 +32,7 @@ class TestSchedule:
         for _ in range(2):
             await world.advance(0)
             listed = await world.engine.scheduled(10)
-            assert listed == [later[1], later[2], later[0]]
+            assert listed == [Waiting(s.id, s.due, "jobs") for s in (later[1], later[2], later[0])]
             assert world.engine.stats().scheduled == 3
             assert [s.id for s in await world.engine.scheduled(1)] == ["id10"]
             await world.restart()
