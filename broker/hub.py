@@ -192,6 +192,18 @@ class Hub:
             raise
         flow.spend(principal, len(unit.publishes) + len(unit.schedules), unit.size)
 
+    def relay(self, principal: Principal, drafts: Sequence[Draft], sender: Hashable) -> None:
+        """Pass on authorized, checked messages that promise nothing (MQTT's QoS 0), unanswered: at once to who listens
+        now, and into the log only what somebody must find there later. Raises what `commit` raises."""
+        engine = self.engine
+        kept = [draft for draft in drafts if engine.keeps(draft[0])]
+        if len(kept) < len(drafts):
+            engine.pass_by([draft for draft in drafts if not engine.keeps(draft[0])] if kept else drafts)
+        if kept:
+            unit = Unit(kept, sender=sender, principal=_counted(principal))
+            unit.size = _size(unit)
+            self.commit(unit)
+
     def check_room(self, principal: Principal, sender: Hashable, size: int) -> None:
         """May a publish of about so many bytes be taken now? Asked before its body is. Raises RATE_LIMITED,
         OVERLOADED."""
@@ -314,11 +326,22 @@ class Hub:
             principal, [on_subscription(name)], consumer, lambda reader: self.engine.attach(name, reader, narrowed)
         )
 
-    def follow(self, principal: Principal, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
-        """Replay and go on live, keeping nothing. Starts with no credit."""
+    def follow(
+        self,
+        principal: Principal,
+        filters: Sequence[str],
+        start: Start,
+        consumer: Consumer,
+        *,
+        passing: bool = False,
+    ) -> Attachment:
+        """Replay and go on live, keeping nothing. Starts with no credit. `passing`: see the engine."""
         checked = _filters(filters)
         return self._reader(
-            principal, map(on_topic, checked), consumer, lambda reader: self.engine.follow(checked, start, reader)
+            principal,
+            map(on_topic, checked),
+            consumer,
+            lambda reader: self.engine.follow(checked, start, reader, passing=passing),
         )
 
     def tap(self, principal: Principal, filters: Sequence[str], consumer: Consumer) -> Attachment:

@@ -73,6 +73,11 @@ class Policies:
         """The policy of one topic; engines ask once per topic and keep the answer."""
         return next((p for p in self._policies if matches(p.filter, topic)), DEFAULT)
 
+    def wants(self, topic: str) -> bool:
+        """Does a policy that names this topic want it stored, even what nobody asked to be?"""
+        policy = self.of(topic)
+        return policy is not DEFAULT and policy.durability is Durability.FSYNC
+
 
 def parse_policy(filter_: str, options: Any) -> Policy:
     """Build a Policy from plain values. Raises BAD_FILTER, BAD_OPTION (naming filter, key and what fits).

@@ -14,13 +14,19 @@ from broker.core.subscription import Consumer, Delivery
 
 
 class Reader:
-    """One live reader of the log. `position`: everything that matches up to this offset has been handed over."""
+    """One live reader of the log. `position`: everything that matches up to this offset has been handed over.
 
-    __slots__ = ("consumer", "credit", "filters", "live", "position", "reading", "room")
+    A `passing` one also sees messages that enter no log, while it is live and has credit; and it is content with that,
+    so that nothing is stored for its sake.
+    """
 
-    def __init__(self, consumer: Consumer, filters: Sequence[str], position: int) -> None:
+    __slots__ = ("consumer", "credit", "filters", "live", "passing", "position", "reading", "room", "skipped")
+
+    def __init__(self, consumer: Consumer, filters: Sequence[str], position: int, *, passing: bool = False) -> None:
         self.consumer = consumer
         self.filters = list(filters)
+        self.passing = passing
+        self.skipped = 0
         self.position = position
         self.credit = 0
         self.room = 0
@@ -33,13 +39,25 @@ class Reader:
         return not self.live and not self.reading and self.credit > 0 and self.room > 0
 
     def publish(self, rows: Sequence[Row]) -> None:
-        """Rows of the commit that match. A reader that is behind finds them in the log later."""
+        """Rows of the commit that match. A reader that is behind finds them in the log later; rows that are in none
+        (offset 0) are gone for it then, and counted."""
+        if rows[0][0] == 0:
+            self._pass(rows)
+            return
         if not self.live:
             return
         self.position = rows[0][0] - 1
         handed = self._hand(rows)
         if handed < len(rows):
             self.live = False
+
+    def _pass(self, rows: Sequence[Row]) -> None:
+        part, size = fitting(rows[: self.credit if self.live else 0], self.room, False)
+        self.skipped += len(rows) - len(part)
+        if part:
+            self.credit -= len(part)
+            self.room -= size
+            self.consumer.deliver(Delivery(part))
 
     def read(self, rows: Sequence[Row], scanned: int, end: int) -> None:
         """What a read of the log found: matching rows up to `scanned`; the log ends at `end` now."""
@@ -65,6 +83,7 @@ class Tap:
     """A reader that keeps nothing: what exceeds its credit passes by, counted."""
 
     __slots__ = ("consumer", "credit", "room", "skipped")
+    passing = True
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer

@@ -263,8 +263,17 @@ class Engine(Protocol):
     def attach(self, subscription: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
         """Become a consumer of a subscription. Raises UNKNOWN_SUBSCRIPTION. `filters` narrows a stream's reading."""
 
-    def follow(self, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
-        """Replay from `start` and go on live, in order, without a gap, keeping nothing (an anonymous stream)."""
+    def follow(self, filters: Sequence[str], start: Start, consumer: Consumer, *, passing: bool = False) -> Attachment:
+        """Replay from `start` and go on live, in order, without a gap, keeping nothing (an anonymous stream). A
+        `passing` reader also sees what enters no log (offset 0) while it is live and has credit, and nothing is stored
+        for its sake."""
+
+    def keeps(self, topic: str) -> bool:
+        """Must a message of this topic that promises nothing (MQTT's QoS 0) be stored all the same: for a queue, a
+        stream, a reader of the log, or by a policy that names the topic? If not, `pass_by` is for it."""
+
+    def pass_by(self, drafts: Sequence[Draft]) -> None:
+        """Show messages to taps and passing readers at once, and to nobody else; they enter no log."""
 
     def tap(self, filters: Sequence[str], consumer: Consumer) -> Attachment:
         """See messages pass, including topics of durability `memory`; what exceeds credit is skipped."""
@@ -302,6 +311,9 @@ class Engine(Protocol):
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """(value, revision) of a key, or None."""
+
+    async def items(self, prefix: str) -> list[tuple[str, bytes, int]]:
+        """(key, value, revision) of all keys that begin with `prefix`, by key."""
 
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, sorted."""

@@ -22,7 +22,15 @@ from tests.engine.promises.queue import (
     TestTimeToLive,
 )
 from tests.engine.promises.schedule import TestSchedule
-from tests.engine.promises.stream import TestCursor, TestFollow, TestRead, TestRefusals, TestRetention, TestTap
+from tests.engine.promises.stream import (
+    TestCursor,
+    TestFollow,
+    TestPassing,
+    TestRead,
+    TestRefusals,
+    TestRetention,
+    TestTap,
+)
 from tests.engine.world import EngineFactory, World, open_world
 
 __all__ = [
@@ -39,6 +47,7 @@ __all__ = [
     "TestKeyValue",
     "TestKeysInOrder",
     "TestLeases",
+    "TestPassing",
     "TestPoison",
     "TestPriority",
     "TestPublisher",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from broker.core.errors import BrokerError
 from broker.core.message import Draft, Row, check_meta, pack_meta
-from broker.core.position import EARLIEST, Start
+from broker.core.position import EARLIEST, LATEST, Start
 from broker.core.retention import Policies
 from broker.core.spec import parse_spec
 from broker.core.subscription import Delivery, Outcome
@@ -219,6 +219,11 @@ class World:
         """A worker with this much credit; 0 messages: none yet."""
         worker = Worker()
         worker.tie = self.engine.attach(name, worker, filters)
+        return self._fed(worker, messages, size)
+
+    def passer(self, filters: Sequence[str], messages: int = PLENTY, size: int = 1 << 40) -> Worker:
+        worker = Worker()
+        worker.tie = self.engine.follow(filters, LATEST, worker, passing=True)
         return self._fed(worker, messages, size)
 
     def follow(self, filters: Sequence[str], start: Start, messages: int = PLENTY, size: int = 1 << 40) -> Worker:

@@ -180,6 +180,7 @@ class Catalog:
         else:
             handle = StreamHandle(number, spec, floor)
         self.handles[spec.name] = handle
+        self._engine.relay.forget()
         self._note_cap(handle)
         return handle
 
@@ -212,6 +213,7 @@ class Catalog:
             self._respec(handle, spec)
         else:
             handle.spec = spec
+            self._engine.relay.forget()
         self._note_cap(handle)
         await self._engine.committed_unit(unit)
 
@@ -247,6 +249,7 @@ class Catalog:
     def _drop(self, handle: Handle) -> None:
         gone = BrokerError(Code.UNKNOWN_SUBSCRIPTION, f"{handle.spec.name} was deleted")
         del self.handles[handle.spec.name]
+        self._engine.relay.forget()
         self.capped.pop(handle.spec.name, None)
         self._engine.writer.changed.discard(handle)
         if isinstance(handle, QueueHandle):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.core.errors import BrokerError, Code
-from broker.core.message import Row
+from broker.core.message import Draft, Row
 from broker.core.position import Start
 from broker.core.queue import Queue
 from broker.core.retention import Durability, Policies
@@ -39,6 +39,7 @@ from broker.engine.sqlite.handles import QueueAttachment, QueueHandle
 from broker.engine.sqlite.log import Log, Tail
 from broker.engine.sqlite.options import SqliteOptions
 from broker.engine.sqlite.recovery import recover
+from broker.engine.sqlite.relay import Relay
 from broker.engine.sqlite.replay import Replay
 from broker.engine.sqlite.routes import Routes
 from broker.engine.sqlite.streams import ReaderAttachment, TapAttachment
@@ -47,6 +48,8 @@ from broker.engine.sqlite.watermark import Watermark
 from broker.engine.sqlite.writer import Handle, Writer
 
 logger = logging.getLogger(__name__)
+_PREFIXED = "SELECT {} FROM kv WHERE key >= ?1 AND key < ?1 || CAST(x'ff' AS TEXT) ORDER BY key"
+"""No byte of UTF-8 is as large as that one."""
 
 
 class Matcher(dict[str, bool]):
@@ -95,6 +98,7 @@ class SqliteEngine:
         self.routes = Routes()
         self.taps = Routes()
         self.catalog = Catalog(self)
+        self.relay = Relay(self)
         self.removing = asyncio.Lock()  # one at a time changes the directories of pages
         self.attachments: set[ReaderAttachment] = set()
         self.publishers: dict[str, tuple[int, list[Refused]]] = {}
@@ -264,8 +268,19 @@ class SqliteEngine:
         """Give every sink the rows of this commit; taps see those of memory topics too."""
         if stored:
             self.routes.dispatch(stored)
+        if len(stored) < len(rows):
+            kept = {row[0] for row in stored}
+            self.routes.pass_by([(0, *row[1:]) for row in rows if row[0] not in kept])
         if self.taps.used:
             self.taps.dispatch(rows)
+
+    def keeps(self, topic: str) -> bool:
+        """Must a message that promises nothing be stored all the same?"""
+        return self.relay.keeps(topic)
+
+    def pass_by(self, drafts: Sequence[Draft]) -> None:
+        """Show messages to who listens now."""
+        self.relay.pass_by(drafts)
 
     def matcher(self, filters: Sequence[str]) -> Matcher:
         """A remembered matcher of these filters."""
@@ -298,10 +313,10 @@ class SqliteEngine:
         handle.attachments.append(attachment)
         return attachment
 
-    def follow(self, filters: Sequence[str], start: Start, consumer: Consumer) -> Attachment:
+    def follow(self, filters: Sequence[str], start: Start, consumer: Consumer, *, passing: bool = False) -> Attachment:
         """Replay and go on live."""
         position, recovered, since = self.replay.resolve(filters, start)
-        return ReaderAttachment(self, consumer, filters, position, recovered=recovered, since=since)
+        return ReaderAttachment(self, consumer, filters, position, recovered=recovered, since=since, passing=passing)
 
     def tap(self, filters: Sequence[str], consumer: Consumer) -> Attachment:
         """See messages pass."""
@@ -374,15 +389,18 @@ class SqliteEngine:
         )
         return found
 
+    async def items(self, prefix: str) -> list[tuple[str, bytes, int]]:
+        """(key, value, revision) of those that begin so."""
+        found = await self.reader.run(
+            lambda db: db.execute(_PREFIXED.format("key, value, revision"), (prefix,)).fetchall()
+        )
+        return [(key.decode(), value, revision) for key, value, revision in found]
+
     async def keys(self, prefix: str) -> list[str]:
         """Keys that begin so."""
-        rows = await self.reader.run(
-            lambda db: db.execute(
-                "SELECT key FROM kv WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key",
-                (prefix, len(prefix), prefix),
-            ).fetchall()
-        )
-        return [row[0].decode() for row in rows]
+        sql = _PREFIXED.format("key")
+        found = await self.reader.run(lambda db: db.execute(sql, (prefix,)).fetchall())
+        return [key.decode() for (key,) in found]
 
     async def scheduled(self, limit: int) -> list[Waiting]:
         """What waits for its time."""

@@ -32,6 +32,8 @@ nothing."""
 class QueueHandle:
     """One queue subscription of the running engine."""
 
+    passing = False
+
     def __init__(self, engine: "SqliteEngine", number: int, queue: Queue) -> None:
         self.engine = engine
         self.number = number

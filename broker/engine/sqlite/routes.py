@@ -1,7 +1,8 @@
 """Step 3 of the journey: which sinks get which rows of a commit. A topic's sinks are found once and kept. Floor 2."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Protocol
 
@@ -14,7 +15,12 @@ _topic_of = itemgetter(1)
 
 
 class Sink(Protocol):
-    """Something that takes the rows of a commit that match its filters: a queue, a stream reader, a tap."""
+    """Something that takes the rows of a commit that match its filters: a queue, a stream reader, a tap. One that is
+    `passing` needs nothing to be stored for it, and takes rows that are in no log too: their offset is 0."""
+
+    @property
+    def passing(self) -> bool:
+        """See above."""
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Rows in order, at least one; called at most once per commit."""
@@ -62,21 +68,32 @@ class Routes:
         """The sinks of a topic, each once."""
         return self._kept[topic]
 
+    def keeps(self, topic: str) -> bool:
+        """Must a message of this topic be stored for somebody?"""
+        return not all(sink.passing for sink in self._kept[topic])
+
     def dispatch(self, rows: Sequence[Row]) -> None:
         """Give every sink its rows of this commit."""
+        for sink, part in self._parts(rows):
+            _give(sink, part)
+
+    def pass_by(self, rows: Sequence[Row]) -> None:
+        """Give rows that are in no log to those who take such."""
+        for sink, part in self._parts(rows):
+            if sink.passing:
+                _give(sink, part)
+
+    def _parts(self, rows: Sequence[Row]) -> Iterable[tuple[Sink, Sequence[Row]]]:
         kept = self._kept
         routes = {id(sinks): sinks for sinks in map(kept.__getitem__, set(map(_topic_of, rows)))}
         if len(routes) == 1:
-            for sink in kept[rows[0][1]]:
-                _give(sink, rows)
-            return
+            return zip(kept[rows[0][1]], repeat(rows))
         boxes: dict[Sink, list[Row]] = {sink: [] for sinks in routes.values() for sink in sinks}
         adders = {key: [boxes[sink].append for sink in sinks] for key, sinks in routes.items()}
         for row in rows:
             for add in adders[id(kept[row[1]])]:
                 add(row)
-        for sink, part in boxes.items():
-            _give(sink, part)
+        return boxes.items()
 
 
 def _give(sink: Sink, rows: Sequence[Row]) -> None:

@@ -45,6 +45,7 @@ class ReaderAttachment:
         recovered: bool = True,
         since: int = 0,
         handle: StreamHandle | None = None,
+        passing: bool = False,
     ) -> None:
         self.engine = engine
         self.recovered = recovered
@@ -52,7 +53,7 @@ class ReaderAttachment:
         self.handle = handle
         self._since = since
         self._open = True
-        self.reader = Reader(consumer, filters, position)
+        self.reader = Reader(consumer, filters, position, passing=passing)
         self.reader.live = position >= engine.log.end
         engine.routes.add(filters, self.reader)
         engine.attachments.add(self)

@@ -337,6 +337,14 @@ class TestKeyValue:
         assert await world.engine.keys("é/") == ["é/1", "é/2"]
         assert await world.engine.keys("z") == []
 
+    async def test_items_by_prefix(self, world: World) -> None:
+        names = ("a", "a/\U0010ffff", "a/1", "b", "a/é")
+        receipt = await world.commit(Unit(sets=[Set(name, name.encode()) for name in names]))
+        revisions = dict(zip(names, receipt.revisions, strict=True))
+        wanted = [(name, name.encode(), revisions[name]) for name in ("a/1", "a/é", "a/\U0010ffff")]
+        assert await world.engine.items("a/") == wanted
+        assert len(await world.engine.items("")) == len(names)
+
     async def test_keys_survive_and_revisions_go_on(self, world: World) -> None:
         first = (await world.commit(Unit(sets=[Set("k", b"1")]))).revisions[0]
         await world.crash()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
@@ -438,3 +439,63 @@ class TestRefusals:
             with pytest.raises(BrokerError) as refusal:
                 await awaited
             assert refusal.value.code is Code.WRONG_KIND
+
+
+class TestPassing:
+    """Messages that promise nothing: stored for who must find them later, else seen by who listens now."""
+
+    async def test_nobody_who_must_find_it_later_means_not_kept(self, world: World) -> None:
+        passer, tap = world.passer(["a/#"]), world.tap(["#"])
+        assert not world.engine.keeps("a/1")
+        world.engine.pass_by([world.draft("a/1", "x"), world.draft("b", "y")])
+        assert passer.waiting == ["x"]
+        assert tap.waiting == ["x", "y"]
+        assert passer.offsets == [0]
+        assert await world.log("#") == []
+        await world.publish("a/2", "z")
+        assert await passer.bodies(2) == ["x", "z"]
+
+    @pytest.mark.parametrize("kind", ["queue", "stream"])
+    async def test_kept_for_a_subscription_as_long_as_it_wants_it(self, world: World, kind: str) -> None:
+        assert not world.engine.keeps("a/1")
+        await world.subscribe("s", "a/#", kind=kind)
+        assert world.engine.keeps("a/1")
+        assert not world.engine.keeps("b")
+        await world.subscribe("s", "b", kind=kind)
+        assert not world.engine.keeps("a/1")
+        assert world.engine.keeps("b")
+        await world.restart()
+        assert world.engine.keeps("b")
+        await world.engine.delete_subscription("s")
+        assert not world.engine.keeps("b")
+
+    async def test_kept_for_a_reader_of_the_log(self, world: World) -> None:
+        follower = world.follow(["a/#"], LATEST)
+        assert world.engine.keeps("a/1")
+        follower.tie.detach()
+        assert not world.engine.keeps("a/1")
+
+    async def test_kept_by_a_policy_that_names_it(self, tmp_path: Path, engine_factory: EngineFactory) -> None:
+        policies = Policies.parse({"kept/#": {"age": "1h"}, "short/#": {"durability": "memory"}})
+        async with open_world(tmp_path / "named", engine_factory, policies) as world:
+            assert world.engine.keeps("kept/1")
+            assert not world.engine.keeps("short/1")
+            assert not world.engine.keeps("other")
+
+    async def test_who_has_no_credit_misses_it_and_goes_on(self, world: World) -> None:
+        passer = world.passer(["a"], messages=2)
+        world.engine.pass_by([world.draft("a", text) for text in "123"])
+        assert passer.waiting == ["1", "2"]
+        await world.publish("a", "4")
+        passer.tie.grant(10, 1_000)
+        assert await passer.bodies(3) == ["1", "2", "4"]
+
+    async def test_a_passer_sees_topics_of_durability_memory_and_the_log_in_its_order(
+        self, tmp_path: Path, engine_factory: EngineFactory
+    ) -> None:
+        policies = Policies.parse({"short/#": {"durability": "memory"}})
+        async with open_world(tmp_path / "short", engine_factory, policies) as world:
+            passer = world.passer(["#"])
+            await world.commit(Unit([world.draft("long", "1"), world.draft("short/1", "s"), world.draft("long", "2")]))
+            assert sorted(await passer.bodies(3)) == ["1", "2", "s"]
+            assert [row[4] for row in passer.rows if row[0]] == [b"1", b"2"]
