@@ -31,13 +31,21 @@ def check_filter(text: object) -> str:
     if type(text) is not str or not text:
         raise BrokerError(Code.BAD_FILTER, "it must be text and not empty")
     _check_size(text, Code.BAD_FILTER)
+    if wildcard := misplaced_wildcard(text):
+        place = "the whole last level" if wildcard == "#" else "a whole level"
+        raise BrokerError(Code.BAD_FILTER, f"{text!r}: {wildcard!r} must be {place}")
+    return text
+
+
+def misplaced_wildcard(text: str) -> str:
+    """The wildcard that stands where none may in this filter, '#' or '+'; '' when all do. [MQTT-4.7.1-1, 4.7.1-2]"""
     levels = text.split("/")
     for i, level in enumerate(levels):
         if "#" in level and (level != "#" or i != len(levels) - 1):
-            raise BrokerError(Code.BAD_FILTER, f"{text!r}: '#' must be the whole last level")
+            return "#"
         if "+" in level and level != "+":
-            raise BrokerError(Code.BAD_FILTER, f"{text!r}: '+' must be a whole level")
-    return text
+            return "+"
+    return ""
 
 
 def _check_size(text: str, code: Code) -> None:
