@@ -1,0 +1,33 @@
+"""What is wrong with bytes from a peer, or with a packet that cannot be put into bytes."""
+
+from collections.abc import Sequence
+
+from broker.core.errors import BrokerError, Code
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.packets import Packet
+
+_CODES = {
+    Reason.UNSUPPORTED_PROTOCOL_VERSION: Code.UNSUPPORTED_VERSION,
+    Reason.PACKET_TOO_LARGE: Code.FRAME_TOO_LARGE,
+}
+
+
+class MqttError(BrokerError):
+    """Ends the connection. `reason` is for CONNACK or DISCONNECT; `rules` are the normative statements of MQTT 5.0
+    that were broken, without brackets; `before` are the packets that were read before it and are still to be served."""
+
+    def __init__(self, reason: Reason, detail: str, *rules: str) -> None:
+        self.reason = reason
+        self.rules = rules
+        self.before: Sequence[Packet] = ()
+        super().__init__(_CODES.get(reason, Code.BAD_FRAME), " ".join((detail, *(f"[{rule}]" for rule in rules))))
+
+
+def malformed(detail: str, *rules: str) -> MqttError:
+    """The bytes do not parse (0x81)."""
+    return MqttError(Reason.MALFORMED_PACKET, detail, *rules)
+
+
+def forbidden(detail: str, *rules: str) -> MqttError:
+    """They parse and say what may not be said (0x82)."""
+    return MqttError(Reason.PROTOCOL_ERROR, detail, *rules)
