@@ -1,0 +1,83 @@
+"""postroom-js against the real daemon: in Node, and in Chromium with the example page."""
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.system.served import Served
+
+PACKAGE = Path(__file__).parents[2] / "clients" / "js"
+OLDEST_NODE = 20
+
+
+def _node() -> str | None:
+    """Where node is, if it is new enough."""
+    found = shutil.which("node")
+    if found is None:
+        return None
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
+    return found if int(version.lstrip("v").partition(".")[0]) >= OLDEST_NODE else None
+
+
+NODE = _node()
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WITHIN = 240.0
+
+pytestmark = [pytest.mark.system, pytest.mark.skipif(NODE is None, reason="node 20 or later is not installed")]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def pages() -> Iterator[str]:
+    """Where the package is served to browsers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(PACKAGE))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def run(name: str, served: Served, **environ: str) -> None:
+    """Run one file of node's tests; fails with what it said."""
+    assert NODE is not None
+    url = f"http://{served.address('http')}"
+    done = subprocess.run(
+        [NODE, "--no-warnings", "--experimental-websocket", "--test", f"test/{name}.test.js"],
+        cwd=PACKAGE,
+        env={**os.environ, "POSTROOM_HTTP_URL": url, **environ},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fail 0" in done.stdout
+
+
+def test_in_node(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        run("client", served.ready())
+        assert served.errors() == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.skipif(
+    not (PACKAGE / "node_modules" / "playwright-core").is_dir(), reason="`npm install` was not run in clients/js"
+)
+def test_in_chromium(tmp_path: Path, pages: str) -> None:
+    assert CHROMIUM is not None
+    with Served(tmp_path, f'[http]\norigins = ["{pages}"]\n') as served:
+        run("browser", served.ready(), POSTROOM_PAGES_URL=pages, POSTROOM_CHROMIUM=CHROMIUM)
+        assert served.errors() == []
