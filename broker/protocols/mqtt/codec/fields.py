@@ -94,10 +94,14 @@ class Reader:
 
     def binary(self) -> bytes:
         """Binary data with its length in front."""
-        at = self._take(2)
-        size = self.data[at] << 8 | self.data[at + 1]
-        at = self._take(size)
-        return self.data[at : at + size]
+        data, at = self.data, self.at
+        start = at + 2
+        if start <= self.end:
+            stop = start + (data[at] << 8 | data[at + 1])
+            if stop <= self.end:
+                self.at = stop
+                return data[start:stop]
+        raise malformed("the packet ends within a field")
 
     def text(self) -> str:
         """A UTF-8 string. [MQTT-1.5.4-1, 1.5.4-2]"""

@@ -129,7 +129,7 @@ TABLE: Final = (
     Property(0x29, "subscription_ids_available", FLAG, _CONNACK),
     Property(0x2A, "shared_subscriptions_available", FLAG, _CONNACK),
 )
-_BY_CODE = {row.code: row for row in TABLE}
+_ROWS = {place: {row.code: row for row in TABLE if place in row.places} for place in Kind}
 _BY_NAME = {row.name: row for row in TABLE}
 
 
@@ -143,12 +143,13 @@ def read_properties(reader: Reader, place: Kind, dialect: Dialect) -> Properties
     if stop > end:
         raise malformed("the properties are longer than the packet")
     reader.end = stop
+    rows = _ROWS[place]
     found: dict[str, Any] = {}
     while reader.at < stop:
         code = reader.byte()
-        row = _BY_CODE.get(code)
-        if row is None or place not in row.places:
-            raise malformed(f"{row.name if row else hex(code)} is no property of {place.name}")
+        row = rows.get(code)
+        if row is None:
+            raise malformed(f"0x{code:02X} is no property of {place.name}")
         value = row.form.read(reader)
         if row.form.high:
             row.check(value)

@@ -15,6 +15,7 @@ HEADS = {Kind.PUBACK: 0x40, Kind.PUBREC: 0x50, Kind.PUBREL: 0x62, Kind.PUBCOMP: 
 """First bytes of the acknowledgements, flags included."""
 
 _PLAIN = Struct(">BBH")
+_START = Struct(">BBB").pack
 UNNAMED = b"\0\0"
 
 
@@ -58,7 +59,10 @@ def write_topic(topic: str, properties: Properties) -> bytes:
 
 def publish_start(head: int, topic: bytes, rest: int) -> bytes:
     """A PUBLISH up to and with its topic, given how many bytes will follow. Raises MqttError over 256 MiB."""
-    return bytes((head,)) + write_varint(len(topic) + rest) + topic
+    size = len(topic) + rest
+    if 0x80 <= size < 0x4000:
+        return _START(head, size & 0x7F | 0x80, size >> 7) + topic
+    return bytes((head,)) + write_varint(size) + topic
 
 
 def read_ack(reader: Reader, kind: Kind, dialect: Dialect) -> Ack:
