@@ -2,6 +2,7 @@
 is listed that needs no listing."""
 
 SESSION = "which acknowledgement may follow is known by the session, not by the packet"
+ALIAS = "which aliases were set, and up to which, is known by the session"
 MANY = "the third PUBLISH with one identifier in a row is legal; that server's own policy closes"
 
 UNCLOSED = {
@@ -19,7 +20,7 @@ UNCLOSED = {
     ("FLOW", 5, "QoS 2 PUBLISH-PUBREC-PUBREL-PUBACK"): SESSION,
     ("PUBLISH", 4, "34 QoS 2 Dup flow*3"): MANY,
     ("PUBLISH", 5, "34 QoS 2 Dup flow*3"): MANY,
-    ("PUBLISH", 5, "topic alias > max topic alias"): "the maximum was told in CONNACK, which the session knows",
-    ("PUBLISH", 5, "topic-alias (two byte integer) no topic"): "which aliases were set is known by the session",
+    ("PUBLISH", 5, "topic alias > max topic alias"): ALIAS,
+    ("PUBLISH", 5, "topic-alias (two byte integer) no topic"): ALIAS,
 }
 """(file, version, name) of those that end with the connection open."""
