@@ -5,6 +5,7 @@ parent's included. Names that begin with `$` belong to the broker and match no f
 Floor 0.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from broker.core.errors import BrokerError, Code
 
 MAX_TOPIC_BYTES = 1024
 MAX_LEVELS = 32
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ def _check_size(text: str, code: Code) -> None:
         raise BrokerError(code, "it is not valid UTF-8") from None
     if size > MAX_TOPIC_BYTES or text.count("/") >= MAX_LEVELS:
         raise BrokerError(code, f"at most {MAX_TOPIC_BYTES} bytes and {MAX_LEVELS} levels")
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
+    if _CONTROL.search(text):
         raise BrokerError(code, f"{text!r} holds a control character")
 
 

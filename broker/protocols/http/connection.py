@@ -249,6 +249,11 @@ class Connection(web.RequestHandler):
             self._note_bytes(len(data))
         super().data_received(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """See aiohttp. It asks after each body; what was not paused has nothing to go on with."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _note_bytes(self, count: int) -> None:
         if not self._arriving:
             if self._busy:

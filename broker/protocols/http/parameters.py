@@ -29,22 +29,39 @@ _OPTIONS = "Postroom-Id, -Key, -Priority, -Delay, -Ttl and Postroom-Header-NAME"
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, unpacked when Content-Encoding says so. Raises MESSAGE_TOO_LARGE before reading what announces
-    itself as too long, BAD_REQUEST when the encoding is broken."""
+    itself as too long, and of any other as soon as it is; BAD_REQUEST when the encoding is broken."""
+    content = request.content
     length = request.content_length
     if length is not None and length > limit:
         raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {length} bytes, the limit is {limit}")
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
     try:
-        body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"the limit is {limit} bytes") from None
+        if content.is_eof():
+            body = content.read_nowait()
+        else:
+            body = await _rest(request, limit)
     except (web.RequestPayloadError, ClientPayloadError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body cannot be read: {error}") from None
     if len(body) > limit:
-        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {limit}")
+        raise _too_large(limit)
     return body
+
+
+async def _rest(request: web.BaseRequest, limit: int) -> bytes:
+    """A body that is still on its way."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    parts, size = [], 0
+    while part := await request.content.readany():
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> BrokerError:
+    return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit} bytes")
 
 
 async def read_json(request: web.BaseRequest) -> Any:

@@ -10,6 +10,7 @@ from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.compression import packed
 from broker.protocols.http.models import Page, Receipt
 from broker.protocols.http.operation import DURATION, Answer, Body, From, Operation, Tag, Whole, header, path_part
+from broker.protocols.http.reply import Reply
 from broker.protocols.http.representation import message_json, messages_json, receipt_json
 from broker.protocols.http.router import Route
 
@@ -68,7 +69,7 @@ class PublishRoutes:
         message = Outgoing(topic, body, options)
         with connection:
             published = await self._hub.publish(principal_of(request), [message], sender=connection)
-        return web.Response(body=receipt_json(published[0]), status=201, content_type="application/json")
+        return Reply(receipt_json(published[0]), 201)
 
     async def replay(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
         """Answers a page of the log; `next` is the position to go on from."""

@@ -16,6 +16,8 @@ from broker.protocols.http.operation import Operation
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """Takes the request and the decoded variable part of its path ("" when it has none)."""
+REMEMBERED, REMEMBERED_LENGTH = 4_096, 256
+"""How many paths are remembered, and how long they may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,11 @@ class Router:
         self._exact: dict[str, dict[str, Route]] = {}
         self._open: dict[str, dict[str, dict[str, Route]]] = {}  # before -> after -> method -> route
         self._routes: list[Route] = []
+        self._found: dict[str, tuple[dict[str, Route], str]] = {}  # paths asked for lately
 
     def add(self, route: Route) -> None:
         """Raises ValueError when another route has the same method and path."""
+        self._found.clear()
         before, brace, rest = route.path.partition("{")
         if brace:
             methods = self._open.setdefault(before, {}).setdefault(rest.partition("}")[2], {})
@@ -67,14 +71,21 @@ class Router:
 
     def find(self, method: str, raw_path: str) -> tuple[Route, str]:
         """The route and the variable part. Raises BrokerError(NOT_FOUND, BAD_REQUEST), MethodNotAllowedError."""
-        methods = self._exact.get(raw_path)
-        part = ""
-        if methods is None:
-            methods, part = self._find_open(raw_path)
+        found = self._found.get(raw_path)
+        methods, part = found or self._look_up(raw_path)
         route = methods.get(method)
         if route is None:
             raise MethodNotAllowedError(methods)
         return route, part
+
+    def _look_up(self, raw_path: str) -> tuple[dict[str, Route], str]:
+        methods = self._exact.get(raw_path)
+        found = self._find_open(raw_path) if methods is None else (methods, "")
+        if len(raw_path) <= REMEMBERED_LENGTH:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            self._found[raw_path] = found
+        return found
 
     def _find_open(self, raw_path: str) -> tuple[dict[str, Route], str]:
         for before, ends in self._open.items():

@@ -78,7 +78,8 @@ class Door:
     async def stop(self) -> None:
         await self.session.close()
         for writer in self.writers:
-            writer.transport.abort()
+            if not writer.transport.is_closing():
+                writer.transport.abort()
         self.writers.clear()
         await self.server.stop(0.2)
         await self.engine.stop()
