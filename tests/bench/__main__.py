@@ -19,7 +19,7 @@ from tests.bench.plan import QUICK, Plan, Scenario
 from tests.bench.progress import Progress
 from tests.bench.report import Told
 from tests.bench.runner import keys_of, run
-from tests.bench.scenarios import backlog, client, fsync, idle_subscriptions, latency, topics, window
+from tests.bench.scenarios import backlog, client, fsync, idle_subscriptions, latency, streams, topics, window
 
 WIDTH = 140
 """Columns of a table that no terminal shows."""
@@ -31,6 +31,7 @@ SCENARIOS: dict[str, Callable[[Plan], Scenario]] = {
     "backlog": backlog.scenario,
     "fsync": fsync.scenario,
     "latency": latency.scenario,
+    "streams": streams.scenario,
 }
 
 

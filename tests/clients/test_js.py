@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.child import free_port
 from tests.system.served import Served
 
 PACKAGE = Path(__file__).parents[2] / "clients" / "js"
@@ -70,6 +72,32 @@ def test_in_node(tmp_path: Path) -> None:
     with Served(tmp_path) as served:
         run("client", served.ready())
         assert served.errors() == []
+
+
+def test_over_kills(tmp_path: Path) -> None:
+    assert NODE is not None
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    command = [NODE, "--no-warnings", "--experimental-websocket", "test/survivor.js", "500"]
+    with Served(tmp_path, environ={"POSTROOM_HTTP__PORT": port}) as served:
+        served.ready()
+        survivor = subprocess.Popen(
+            command, cwd=PACKAGE, env={**os.environ, "POSTROOM_HTTP_URL": url}, stdout=subprocess.PIPE, text=True
+        )
+        assert survivor.stdout is not None
+        try:
+            for mark in ("100", "300"):
+                while (line := survivor.stdout.readline().strip()) != mark:
+                    assert line, "it ended early; it says why above"
+                served.signal(signal.SIGKILL)
+                served.ended()
+                served = Served(tmp_path, environ={"POSTROOM_HTTP__PORT": port}).ready()
+            assert survivor.wait(WITHIN) == 0
+        finally:
+            survivor.kill()
+            survivor.wait()
+            survivor.stdout.close()
+            served.__exit__()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
