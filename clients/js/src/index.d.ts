@@ -95,7 +95,7 @@ export interface Subscription extends AsyncIterable<Message> {
 export interface WorkOptions {
   /** Messages in hand at a time; default 8. */
   concurrency?: number;
-  /** What a handler threw, what a settle failed with, and, with null, what ended the worker. */
+  /** What a handler threw, what a settle failed with, and, with null, what ended the worker. Default: to the console. */
   onError?: (error: any, delivery: Delivery | null) => void;
 }
 

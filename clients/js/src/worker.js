@@ -46,6 +46,7 @@ export class Worker {
   #handler;
   #options;
   #held = new Map(); // offset -> Delivery
+  #busy = 0; // handlers at work, and settles that are not answered
   #extending = undefined;
   #done = false;
   #idle = [];
@@ -54,13 +55,13 @@ export class Worker {
     this.#connection = connection;
     this.#queue = queue;
     this.#handler = handler;
-    this.#options = { concurrency: 8, ...options };
+    this.#options = { concurrency: 8, onError: (error) => console.error("postroom:", error), ...options };
   }
 
   /** Take no more; resolves when what is in hand is settled. */
   async stop() {
     this.#done = true;
-    if (this.#held.size > 0) await new Promise((resolve) => this.#idle.push(resolve));
+    if (this.#busy > 0) await new Promise((resolve) => this.#idle.push(resolve));
     this.#connection.send({ type: "unsubscribe" });
     this.ended(null);
   }
@@ -74,7 +75,6 @@ export class Worker {
       if (answer.lost.length > 0) throw new LeaseLost();
     } finally {
       if (!this.#done) this.#connection.send({ type: "credit", messages: 1 });
-      if (this.#held.size === 0) this.#idle.splice(0).forEach((resolve) => resolve());
     }
   }
 
@@ -89,7 +89,7 @@ export class Worker {
     if (text.type === "start") {
       clearInterval(this.#extending);
       this.#extending = setInterval(() => this.#extend(text.lease_seconds), text.lease_seconds * 400);
-    } else if (text.type === "messages") {
+    } else if (text.type === "messages" && !this.#done) {
       for (const raw of text.messages) this.#work(new Delivery(this, decode(raw)));
     } else if (text.type === "ended" && text.problem) {
       this.ended(new PostroomError(text.problem));
@@ -100,30 +100,38 @@ export class Worker {
   lost() {
     clearInterval(this.#extending);
     this.#held.clear();
-    this.#idle.splice(0).forEach((resolve) => resolve());
   }
 
   ended(error) {
     this.#done = true;
     this.lost();
     this.#connection.forget();
-    if (error !== null) this.#options.onError?.(error, null);
+    if (error !== null) this.#options.onError(error, null);
   }
 
   // Within
 
   async #work(delivery) {
     this.#held.set(delivery.offset, delivery);
+    this.#busy++;
+    try {
+      await this.#handle(delivery);
+    } finally {
+      if (--this.#busy === 0) this.#idle.splice(0).forEach((resolve) => resolve());
+    }
+  }
+
+  async #handle(delivery) {
     let settle = () => delivery.ack();
     try {
       await this.#handler(delivery);
     } catch (error) {
       const reason = String(error?.message ?? error).slice(0, 1_000);
       settle = () => (error instanceof Reject ? delivery.reject(reason) : delivery.retry({ error: reason }));
-      this.#options.onError?.(error, delivery);
+      this.#options.onError(error, delivery);
     }
     if (this.#held.get(delivery.offset) !== delivery) return; // settled by the handler, or its lease is lost
-    await settle().catch((error) => this.#options.onError?.(error, delivery));
+    await settle().catch((error) => this.#options.onError(error, delivery));
   }
 
   #extend(seconds) {
