@@ -12,6 +12,7 @@ from broker.protocols.mqtt.codec.error import MqttError, forbidden, malformed
 from broker.protocols.mqtt.codec.fields import Reader
 from broker.protocols.mqtt.codec.heads import check_connect, check_first, kinds, refusal
 from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Packet, Pingreq, Pingresp, Publish
+from broker.protocols.mqtt.codec.properties import read_properties
 from broker.protocols.mqtt.codec.publication import read_ack, read_publish
 from broker.protocols.mqtt.codec.subscription import read_suback, read_subscribe, read_unsuback, read_unsubscribe
 from broker.protocols.mqtt.codec.topics import read_name
@@ -156,7 +157,6 @@ class Decoder:
     def _cut(self, data: bytes, packets: list[Packet], at: int) -> int:
         """Read all that is complete; returns where it stopped."""
         known, dialect, limit = self._kinds, self._dialect, self._limits.max_packet
-        gap = 1 if dialect.version == V5 else 0
         end = len(data)
         while end - at >= 2:
             head = data[at]
@@ -178,7 +178,7 @@ class Decoder:
                 self._need = stop - at
                 return at
             if kind == _PUBLISH:
-                at = _publish(data, at, body, stop, gap, packets) or self._read(data, at, body, stop, packets)
+                at = _publish(data, at, body, stop, dialect, packets) or self._read(data, at, body, stop, packets)
             elif size == 2 and kind in _ACKS:
                 at = _acks(data, at, packets)
             else:
@@ -219,26 +219,32 @@ def _too_large(size: int, limit: int) -> MqttError:
     return MqttError(Reason.PACKET_TOO_LARGE, f"a packet of {size} bytes, the limit is {limit}")
 
 
-def _publish(data: bytes, at: int, body: int, stop: int, gap: int, packets: list[Packet]) -> int:
-    """The usual PUBLISH, without properties, and those behind it that begin with the same bytes. `gap` is the size of
-    an empty list of properties. Returns where they end, or 0: then it is an unusual one, to be read with care."""
+def _publish(data: bytes, at: int, body: int, stop: int, dialect: Dialect, packets: list[Packet]) -> int:
+    """The usual PUBLISH, and when it has no properties those behind it that begin with the same bytes. Returns where
+    they end, or 0: then it is an unusual or broken one, to be read with care."""
     if stop - body < 5:
         return 0
-    name_end = body + 2 + (data[body] << 8 | data[body + 1])
-    qos = data[at] >> 1 & 3
+    name_start = body + 2
+    name_end = name_start + (data[body] << 8 | data[body + 1])
+    head = data[at]
+    qos = head >> 1 & 3
+    gap = 1 if dialect.version == V5 else 0
     payload = name_end + (2 if qos else 0) + gap
-    if payload > stop or (gap and data[payload - 1]):
+    if payload > stop or name_end == name_start:
         return 0
     packet_id = data[name_end] << 8 | data[name_end + 1] if qos else 0
     if qos and not packet_id:
         return 0
-    head = data[at]
-    topic = read_name(data[body + 2 : name_end])
+    topic = read_name(data[name_start:name_end])
     retain, dup = head & 1 == 1, head & 8 == 8
-    start = data[at:name_end]
-    if data.startswith(start, stop):
+    properties = NONE
+    if gap and data[payload - 1]:
+        reader = Reader(data, payload - 1, stop)
+        properties = read_properties(reader, Kind.PUBLISH, dialect)
+        payload = reader.at
+    elif data.startswith(start := data[at:name_end], stop):
         return _run(data, at, start, stop - at, (topic, qos, retain, dup), gap, packets)
-    packets.append(_new(Publish, (topic, data[payload:stop], qos, retain, dup, packet_id, NONE)))
+    packets.append(_new(Publish, (topic, data[payload:stop], qos, retain, dup, packet_id, properties)))
     return stop
 
 
