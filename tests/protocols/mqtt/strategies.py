@@ -189,7 +189,8 @@ def _connacks(version: int) -> st.SearchStrategy[Packet]:
     reasons = _reasons(Kind.CONNACK, from_client=False) if version == V5 else st.sampled_from(RETURN_CODES)
     carried = properties(Kind.CONNACK, version, from_client=False)
     return st.builds(
-        lambda reason, present, given: Connack(reason, present and not reason, given), reasons, st.booleans(), carried
+        lambda reason, present, given: Connack(reason, present and not reason and version != V31, given),
+        *(reasons, st.booleans(), carried),
     )
 
 

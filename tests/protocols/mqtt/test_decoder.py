@@ -20,6 +20,7 @@ from broker.protocols.mqtt.codec.packets import (
     V311,
     Ack,
     Auth,
+    Connack,
     Connect,
     Disconnect,
     Packet,
@@ -209,6 +210,11 @@ def test_the_version_is_known_when_a_connect_is_refused() -> None:
 @pytest.mark.parametrize("text", ["16 r15 s6 'MQIsdp' 03 03 k10 s1 'p'", "10 r15 s6 'MQIsdp' 03 C2 k10 s1 'p'"])
 def test_3_1_ignores_flags_and_lets_names_be_missing(text: str) -> None:
     assert Decoder().feed(payload(text)) == [Connect(V31, "p", keep_alive=10)]
+
+
+def test_3_1_does_not_tell_of_a_session() -> None:
+    assert encode(Connack(session_present=True), V31) == b"\x20\x02\x00\x00"
+    assert Decoder(version=V31, from_client=False).feed(b"\x20\x02\xff\x00") == [Connack()]
 
 
 @pytest.mark.parametrize("head", [0x6A, 0x8A, 0xAA])

@@ -111,7 +111,9 @@ def write_connect(packet: Connect) -> bytes:
 def read_connack(reader: Reader, dialect: Dialect) -> Connack:
     """[MQTT-3.2.2-1, 3.2.2-6, 3.2.2-8]"""
     flags = reader.byte()
-    if flags & 0xFE and dialect.version != V31:
+    if dialect.version == V31:
+        flags = 0  # not used
+    if flags & 0xFE:
         raise malformed("reserved flags of CONNACK are set", "MQTT-3.2.2-1")
     reason = read_reason(reader, Kind.CONNACK, dialect) if dialect.version == V5 else read_return_code(reader)
     if flags & 1 and reason:
@@ -124,7 +126,7 @@ def write_connack(packet: Connack, version: int) -> bytes:
     """[MQTT-3.2.2-1, 3.2.2-6, 3.2.2-8]"""
     if packet.session_present and packet.reason:
         raise forbidden("a session that is present with a connection that is refused", "MQTT-3.2.2-6")
-    present = b"\1" if packet.session_present else b"\0"
+    present = b"\1" if packet.session_present and version != V31 else b"\0"
     if version == V5:
         return present + write_reason(packet.reason, Kind.CONNACK) + write_properties(packet.properties, Kind.CONNACK)
     return present + write_return_code(packet.reason)
