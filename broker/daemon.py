@@ -148,7 +148,7 @@ class Daemon:
         self.engine = SqliteEngine(config.data_dir, config.engine.sqlite, config.policies())
         await self._recover()
         self._stack.push_async_callback(self.engine.stop)
-        self.hub = Hub(self.engine, config.limits)
+        self.hub = Hub(self.engine, config.limits, audit=True)
         self._stack.push_async_callback(self._end_tasks)
         self._start_webhooks()
         await self._declare(config.specs())
@@ -172,6 +172,7 @@ class Daemon:
         for door, addresses in self.addresses.items():
             for address in addresses:
                 self._say(f"postroom: {door} listening on {address}")
+        self.hub.record(BROKER, "daemon.start", "", more={"version": __version__, "doors": self.addresses})
         self._say("postroom: ready")
         self._notifier.ready(self._status())
         log.info(
@@ -190,6 +191,7 @@ class Daemon:
         # Nothing new begins: no reload, and no file (what is in hand is carried on by the next start).
         await self._end_tasks("reload", *(f"drop {feed}" for feed in self._drops))
         await self._drain(grace)
+        self.hub.record(BROKER, "daemon.stop", "")
         await self._stack.aclose()
         log.info("stopped")
 
@@ -388,6 +390,7 @@ class Daemon:
         except ConfigError as error:
             problems = [str(problem) for problem in error.problems]
             log.error("configuration not taken up: nothing was changed", extra={"problems": problems})  # noqa: TRY400
+            self.hub.record(BROKER, "config.reload", str(self.config.source or ""), "refused", {"problems": problems})
         finally:
             self._notifier.ready(self._status())
 
@@ -419,6 +422,8 @@ class Daemon:
             "configuration taken up",
             extra={"changed": changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
         )
+        more = {"changed": changed, "needs_restart": waits}
+        self.hub.record(BROKER, "config.reload", str(new.source or ""), more=more)
 
     def _take_up_tls(self, new: Config) -> list[str]:
         """New handshakes see what the files hold now; with bad files those of before stay in use. Returns the settings

@@ -7,7 +7,8 @@ engine. Every right is asked here and nowhere else. Floor 3.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from broker.auth.principal import BROKER, LOCAL, Principal, authorize, is_admin
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta, utf8_size
 from broker.core.position import Start
-from broker.core.spec import revealed
+from broker.core.spec import revealed, shown_values
 from broker.core.subscription import Consumer, Kind, Spec
 from broker.core.topic import check_filter, check_topic
 from broker.engine.base import (
@@ -37,6 +38,8 @@ from broker.engine.base import (
 from broker.engine.reader import Reader
 from broker.flow import Flow
 from broker.limits import Limits
+from broker.observe.audit import TOPIC as AUDIT
+from broker.observe.audit import Trail
 from broker.observe.limited import Limited
 
 RESERVED_KEYS = ("auth/", "webhook/", "drop/")
@@ -76,7 +79,8 @@ class Prepared:
 
 
 class Hub:
-    """See the module. `wall` gives unix seconds and `monotonic` seconds; parameters, so that tests need not sleep."""
+    """See the module. `wall` gives unix seconds and `monotonic` seconds; parameters, so that tests need not sleep.
+    `audit`: keep a trail of what is done to the broker itself."""
 
     def __init__(
         self,
@@ -84,6 +88,8 @@ class Hub:
         limits: Limits,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        audit: bool = False,
     ) -> None:
         self.engine = engine
         self.limits = limits
@@ -94,6 +100,7 @@ class Hub:
         self.watchers: list[Callable[[], None]] = []
         """Told after a subscription was made, changed or deleted."""
         self._holds = Holds()
+        self._trail = Trail(self._write_audit, wall, monotonic) if audit else None
 
     # Rights
 
@@ -135,6 +142,42 @@ class Hub:
             allowed.clear()
         allowed.add(name)
         return name
+
+    # The audit trail
+
+    @contextmanager
+    def audited(self, principal: Principal, verb: str, resource: str) -> Iterator[dict[str, object]]:
+        """Write down what is done within `with`, and how it ended. What is put into the map that it gives goes into the
+        entry; `outcome` there is another word for `done`."""
+        entry: dict[str, object] = {}
+        try:
+            yield entry
+        except BaseException as error:  # cancelled: done or not, nobody knows
+            code = error.code.value if isinstance(error, BrokerError) else "unknown"
+            self.record(principal, verb, resource, "denied" if code == Code.FORBIDDEN.value else code, good=False)
+            raise
+        self.record(principal, verb, resource, str(entry.pop("outcome", "done")), entry)
+
+    def record(
+        self,
+        principal: Principal,
+        verb: str,
+        resource: str,
+        outcome: str = "done",
+        more: Mapping[str, object] | None = None,
+        *,
+        good: bool = True,
+    ) -> None:
+        """The same for what has happened already."""
+        if self._trail is not None:
+            self._trail.record(principal.name, verb, resource, outcome, more or {}, good=good)
+
+    def _write_audit(self, body: bytes, done: Callable[[BrokerError | None], None]) -> None:
+        """After the deed and not with it: what the engine does is no unit that more could be added to."""
+        draft = (AUDIT, pack_meta({"content_type": "application/json"}), body)
+        unit = Unit(sender=self, publishes=[draft], size=len(body))
+        unit.done = lambda receipt: done(receipt.error)
+        self.engine.commit(unit)
 
     # Step 1: publish
 
@@ -315,7 +358,12 @@ class Hub:
 
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
         """Cancel a scheduled message; False when none of that id waits that it may manage."""
-        return await self.engine.cancel(schedule_id, lambda name: authorize(principal, Verb.MANAGE, on_topic(name)))
+        with self.audited(principal, "schedule.cancel", schedule_id) as entry:
+            found = await self.engine.cancel(
+                schedule_id, lambda name: authorize(principal, Verb.MANAGE, on_topic(name))
+            )
+            entry["outcome"] = "done" if found else "not_found"
+        return found
 
     # Steps 3 to 5: readers
 
@@ -407,14 +455,16 @@ class Hub:
     async def put_subscription(self, principal: Principal, spec: Spec) -> bool:
         """Create or change a subscription; True when created. A secret that is hidden as it was shown stays as it is.
         Raises what the engine and the connectors refuse."""
-        self.authorize(principal, Verb.MANAGE, on_subscription(spec.name))
-        for text in spec.topics:
-            self.authorize(principal, Verb.CONSUME, on_topic(text))
-        spec = self._revealed(spec)
-        self._check_subscriptions(spec.name)
-        for check in self.checks:
-            check(spec)
-        created = await self.engine.put_subscription(spec)
+        with self.audited(principal, "subscription.put", spec.name) as entry:
+            self.authorize(principal, Verb.MANAGE, on_subscription(spec.name))
+            for text in spec.topics:
+                self.authorize(principal, Verb.CONSUME, on_topic(text))
+            spec = self._revealed(spec)
+            self._check_subscriptions(spec.name)
+            for check in self.checks:
+                check(spec)
+            created = await self.engine.put_subscription(spec)
+            entry |= {"outcome": "created" if created else "changed", "settings": shown_values(spec)}
         self._tell_watchers()
         return created
 
@@ -441,8 +491,9 @@ class Hub:
 
     async def delete_subscription(self, principal: Principal, name: str) -> None:
         """Raises UNKNOWN_SUBSCRIPTION."""
-        self.authorize(principal, Verb.MANAGE, on_subscription(name))
-        await self.engine.delete_subscription(name)
+        with self.audited(principal, "subscription.delete", name):
+            self.authorize(principal, Verb.MANAGE, on_subscription(name))
+            await self.engine.delete_subscription(name)
         self._tell_watchers()
 
     def _tell_watchers(self) -> None:
@@ -466,6 +517,35 @@ class Hub:
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
         return info
+
+    async def pause(self, principal: Principal, name: str, *, paused: bool) -> None:
+        """Stop or go on handing out. This and the three below raise UNKNOWN_SUBSCRIPTION, WRONG_KIND, FORBIDDEN."""
+        with self.audited(principal, "queue.pause" if paused else "queue.resume", name):
+            self.queue(principal, name, Verb.MANAGE)
+            await self.engine.pause(name, paused)
+
+    async def purge(self, principal: Principal, name: str) -> int:
+        """Settle everything outstanding that is not leased; how many."""
+        return await self._counted_work(principal, "queue.purge", name, self.engine.purge)
+
+    async def redrive(self, principal: Principal, name: str, limit: int) -> int:
+        """Put up to `limit` dead letters back, oldest first; how many."""
+        return await self._counted_work(principal, "queue.redrive", name, partial(self.engine.redrive, limit=limit))
+
+    async def purge_dead(self, principal: Principal, name: str, limit: int) -> int:
+        """Delete up to `limit` dead letters for good, oldest first; how many."""
+        return await self._counted_work(
+            principal, "queue.purge_dead", name, partial(self.engine.purge_dead, limit=limit)
+        )
+
+    async def _counted_work(
+        self, principal: Principal, verb: str, name: str, work: Callable[[str], Awaitable[int]]
+    ) -> int:
+        with self.audited(principal, verb, name) as entry:
+            self.queue(principal, name, Verb.MANAGE)
+            count = await work(name)
+            entry["count"] = count
+        return count
 
 
 def _counted(principal: Principal) -> str | None:

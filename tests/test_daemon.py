@@ -459,3 +459,36 @@ async def test_the_status_tells_of_the_connectors(started: Make, tmp_path: Path)
             status = json.loads(await response.read())
     assert status["webhooks"]["hook"]["state"] == "ok"
     assert status["drop"]["in"]["state"] == "ok"
+
+
+async def test_the_daemon_s_own_life_is_in_the_audit_trail(started: Make, tmp_path: Path) -> None:
+    reads: list[Config | ConfigError] = [config(tmp_path, grace=6), ConfigError(None, [Problem("grace", "is odd")])]
+
+    def read() -> Config:
+        found = reads.pop(0)
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
+    first = await started(read=read)
+    await first.reload()
+    await first.reload()
+    async with aiohttp.ClientSession() as session:
+        url = first.addresses["http"][0] + "/v1/subscriptions/q"
+        await session.put(url, json={"topics": ["a"]}, headers={"X-Request-Id": "mine"})
+    await first.stop()
+    again = await started()
+    await again.hub.publish(BROKER, [Outgoing("behind/it", b"")])
+    page = await again.hub.read(BROKER, ["$sys/audit"], EARLIEST, 100)
+    entries = [json.loads(row[4]) for row in page.rows]
+    assert [(entry["verb"], entry["outcome"]) for entry in entries] == [
+        ("daemon.start", "done"),
+        ("config.reload", "done"),
+        ("config.reload", "refused"),
+        ("subscription.put", "created"),
+        ("daemon.stop", "done"),
+        ("daemon.start", "done"),
+    ]
+    assert entries[1]["changed"] == ["grace"]
+    assert entries[2]["problems"] == ["grace: is odd"]
+    assert (entries[3]["door"], entries[3]["request_id"], entries[3]["address"]) == ("http", "mine", "127.0.0.1")

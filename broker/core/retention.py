@@ -53,13 +53,18 @@ class Policy:
     durability: Durability = Durability.FSYNC
 
 
-BUILT_IN = (Policy("$dead/#", FOR_EVER), Policy("$reply/#", durability=Durability.MEMORY))
+BUILT_IN = (
+    Policy("$dead/#", FOR_EVER),
+    Policy("$reply/#", durability=Durability.MEMORY),
+    Policy("$sys/audit", Retention(age=90 * 86_400_000)),
+)
 DEFAULT = Policy("#")
 
 
 class Policies:
     """The policies in order: the first whose filter matches holds, then the built-in ones (`$dead/#` is kept until
-    redriven or purged, `$reply/#` lives in memory), then the default (24 h or 1 GiB per topic)."""
+    redriven or purged, `$reply/#` lives in memory, `$sys/audit` is kept for 90 days), then the default (24 h or 1 GiB
+    per topic)."""
 
     def __init__(self, policies: Iterable[Policy] = ()) -> None:
         self._policies = (*policies, *BUILT_IN)

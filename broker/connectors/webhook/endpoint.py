@@ -176,7 +176,7 @@ class Endpoint:
         engine = self._around.hub.engine
         try:
             paused = engine.subscription(self.spec.name).paused
-            await engine.pause(self.spec.name, True)
+            await self._around.hub.pause(BROKER, self.spec.name, paused=True)
         except BrokerError as error:
             log.warning("webhook is gone but cannot be paused", extra=self._fields(error=error.text))
             return False

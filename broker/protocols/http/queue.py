@@ -1,7 +1,6 @@
 """Work a queue: `/v1/queues/{name}/receive` and `/settle`, and what its owner does with it. Floor 4."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -168,32 +167,27 @@ class QueueRoutes:
 
     async def pause(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Stops handing out."""
-        return await self._manage(request, name, lambda: self._hub.engine.pause(name, True))
+        await self._hub.pause(principal_of(request), name, paused=True)
+        return web.Response(status=204)
 
     async def resume(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Goes on handing out."""
-        return await self._manage(request, name, lambda: self._hub.engine.pause(name, False))
+        await self._hub.pause(principal_of(request), name, paused=False)
+        return web.Response(status=204)
 
     async def purge(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Settles all that is outstanding and not leased; answers how many."""
-        return await self._manage(request, name, lambda: self._hub.engine.purge(name))
+        return answer({"count": await self._hub.purge(principal_of(request), name)})
 
     async def purge_dead(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Deletes up to `limit` dead letters; answers how many."""
         limit = DEAD_LIMIT.read(request.query)
-        return await self._manage(request, name, lambda: self._hub.engine.purge_dead(name, limit))
+        return answer({"count": await self._hub.purge_dead(principal_of(request), name, limit)})
 
     async def redrive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Puts up to `limit` dead letters back; answers how many."""
         limit = DEAD_LIMIT.read(request.query)
-        return await self._manage(request, name, lambda: self._hub.engine.redrive(name, limit))
-
-    async def _manage(
-        self, request: web.BaseRequest, name: str, act: Callable[[], Awaitable[int | None]]
-    ) -> web.StreamResponse:
-        self._hub.queue(principal_of(request), name, Verb.MANAGE)
-        count = await act()
-        return web.Response(status=204) if count is None else answer({"count": count})
+        return answer({"count": await self._hub.redrive(principal_of(request), name, limit)})
 
 
 async def _hand_over(request: web.BaseRequest, response: web.Response, receiver: Receiver, handed: Handed) -> None:

@@ -93,8 +93,10 @@ class SubscriptionRoutes:
 
     async def secret(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers the secret that the receiver of its webhooks checks them by, to who may change the subscription."""
-        self._hub.authorize(principal_of(request), Verb.MANAGE, on_subscription(name))
-        return answer({"secret": await self._secret(name)})
+        principal = principal_of(request)
+        with self._hub.audited(principal, "subscription.secret", name):
+            self._hub.authorize(principal, Verb.MANAGE, on_subscription(name))
+            return answer({"secret": await self._secret(name)})
 
     async def delete(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 204."""

@@ -70,30 +70,28 @@ class Requests:
         return {}
 
     async def _pause(self, arguments: Arguments) -> Any:
-        await self._hub.engine.pause(self._queue(arguments), paused=True)
+        await self._hub.pause(self._principal, _name(arguments), paused=True)
         return {}
 
     async def _resume(self, arguments: Arguments) -> Any:
-        await self._hub.engine.pause(self._queue(arguments), paused=False)
+        await self._hub.pause(self._principal, _name(arguments), paused=False)
         return {}
 
     async def _peek(self, arguments: Arguments) -> Any:
-        name, after = self._queue(arguments, Verb.CONSUME), arguments.get("after", -1)
+        name, after = _name(arguments), arguments.get("after", -1)
+        self._hub.queue(self._principal, name, Verb.CONSUME)
         if type(after) is not int or not -1 <= after < 1 << 63:
             raise BrokerError(Code.BAD_OPTION, "after is the offset of the last message of the page before")
         return await self._hub.engine.peek(name, _limit(arguments), after, self._hub.limits.max_frame // 2)
 
     async def _purge(self, arguments: Arguments) -> Any:
-        return {"count": await self._hub.engine.purge(self._queue(arguments))}
+        return {"count": await self._hub.purge(self._principal, _name(arguments))}
 
     async def _redrive(self, arguments: Arguments) -> Any:
-        return {"count": await self._hub.engine.redrive(self._queue(arguments), _limit(arguments))}
+        return {"count": await self._hub.redrive(self._principal, _name(arguments), _limit(arguments))}
 
     async def _purge_dead(self, arguments: Arguments) -> Any:
-        return {"count": await self._hub.engine.purge_dead(self._queue(arguments), _limit(arguments))}
-
-    def _queue(self, arguments: Arguments, verb: Verb = Verb.MANAGE) -> str:
-        return self._hub.queue(self._principal, _name(arguments), verb).spec.name
+        return {"count": await self._hub.purge_dead(self._principal, _name(arguments), _limit(arguments))}
 
     async def _read(self, arguments: Arguments) -> Any:
         start = Start.parse(arguments.get("from", "earliest"))
