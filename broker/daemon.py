@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
@@ -19,19 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from broker import __version__, process
+from broker.auth.directory import Directory
+from broker.auth.doorkeeper import Strict, Trusting
+from broker.auth.first import make_admin
+from broker.auth.identity import Identity
+from broker.auth.options import AuthOptions
 from broker.auth.principal import BROKER
 from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
 from broker.connectors.file.drop import DropFolder
 from broker.connectors.file.options import DropOptions
 from broker.connectors.webhook.send import WebhookSender
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.core.spec import spec_values
 from broker.core.subscription import Spec
 from broker.engine.base import Unit
+from broker.engine.keyspace import Keyspace
 from broker.engine.lock import FolderError, FolderLock
 from broker.engine.sqlite.engine import SqliteEngine
-from broker.hub import Hub
+from broker.hub import AUTH_KEYS, Hub
 from broker.net.activation import ActivationError, inherited_sockets
 from broker.net.address import address_of, stays_here
 from broker.net.admission import Admission, raise_file_limit
@@ -41,6 +48,7 @@ from broker.net.tls import Tls, TlsError
 from broker.observe.access import configure_access_log
 from broker.observe.log import configure_logging
 from broker.observe.notify import Notifier
+from broker.protocols.http.accounts import AccountRoutes
 from broker.protocols.http.server import HttpServer
 from broker.protocols.native.server import NativeServer
 
@@ -150,6 +158,7 @@ class Daemon:
         self._stack.push_async_callback(self.engine.stop)
         self.hub = Hub(self.engine, config.limits, audit=True)
         self._stack.push_async_callback(self._end_tasks)
+        await self._open_directory()
         self._start_webhooks()
         await self._declare(config.specs())
         self._start_drops(config.drop)
@@ -227,6 +236,7 @@ class Daemon:
         self._keep("strain", self._strain.run)
         self._keep("reload", self._reload_on_request)
         self._keep("certificates", self._watch_certificates)
+        self._keep("tokens", self._expire_tokens)
         if self._notifier.watchdog_seconds is not None:
             self._keep("watchdog", self._feed_watchdog)
 
@@ -267,6 +277,12 @@ class Daemon:
                     log.warning("certificate: %s", warning)
             await asyncio.sleep(CERTIFICATE_LOOK)
 
+    async def _expire_tokens(self) -> None:
+        """Tokens end in time for those, too, who are connected."""
+        while True:
+            self.directory.expire()
+            await asyncio.sleep(LOOK)
+
     async def _feed_watchdog(self) -> None:
         """Three times per period: only when an empty unit came back from the writer is the daemon alive."""
         period = self._notifier.watchdog_seconds or LOOK
@@ -289,6 +305,23 @@ class Daemon:
             return f"{self._state}: {self.engine.stats().reason}"
         return "serving " + ", ".join(f"{door} on {' '.join(found)}" for door, found in self.addresses.items())
 
+    # Who may do what
+
+    async def _open_directory(self) -> None:
+        """Load who there is. Without `[auth]` it is kept and asked nothing, so that it can be made ready before."""
+        self.directory = Directory(Keyspace(self.engine, AUTH_KEYS), self.hub.wall)
+        await self.directory.load()
+        self.directory.regranted.append(self.hub.regranted)
+        options = self.config.auth
+        self._strict = Strict(self.directory, options or AuthOptions(), time.monotonic)
+        self._stack.callback(self._strict.close)
+        if options is not None and not self.directory.has_admin(frozenset(options.certificates.values())):
+            path = (await make_admin(self.directory, self.config.data_dir)).absolute()
+            self._say(
+                f"postroom: there was no admin; its token is in {path}, which only this user may read. Use it by:"
+            )
+            self._say(f"postroom:   export POSTROOM_TOKEN_FILE={path}")
+
     # Doors
 
     async def _open_doors(self) -> None:
@@ -296,18 +329,22 @@ class Daemon:
         config, wanted = self.config, self.config.limits.max_connections
         limited = self.hub.flow.limited
         admission = Admission(config.limits, limited, raise_file_limit(wanted))
+        doorkeeper = Trusting() if config.auth is None else self._strict
+        self.directory.ended.append(lambda identity: _dismiss(admission, identity))
         self._strain = Strain(admission, config.limits, limited)
         if admission.room < wanted:
             log.info("the system's limit of open files allows fewer connections", extra={"connections": admission.room})
         self._tls = {door: tls for door in DOORS if (tls := self._tls_for(door)) is not None}
         inherited = inherited_sockets(self._environ, DOORS)
         sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}
-        self._native = NativeServer(self.hub, config.native, admission, self._tls.get("native"))
+        self._native = NativeServer(self.hub, config.native, admission, self._tls.get("native"), doorkeeper)
         self._http = HttpServer(
             self.hub,
             config.http,
             admission=admission,
             tls=self._tls.get("http"),
+            doorkeeper=doorkeeper,
+            routes=AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
             more=self._more_status,
             secret=self._webhook_secret,
         )
@@ -354,9 +391,10 @@ class Daemon:
         for sock in sockets:
             self._stack.callback(sock.close)
         for sock in sockets:
-            if not stays_here(sock):
+            if self.config.auth is None and not stays_here(sock):
                 raise ListenError(
-                    f"{door}: others could reach {address_of(sock)}, and there is no [auth]; use loopback"
+                    f"{door}: others could reach {address_of(sock)}, and there is no [auth]; write [auth] into the"
+                    " configuration, or use loopback"
                 )
         return sockets
 
@@ -397,8 +435,15 @@ class Daemon:
     async def _take_up(self, new: Config) -> None:
         old, changed = self.config, _changes(self.config, new)
         kept = {name: getattr(old, name) for name in NEEDS_RESTART}
+        if (old.auth is None) != (new.auth is None):
+            kept["auth"] = old.auth
+            changed.remove("auth")
         kept |= {door: kept[door].model_copy(update={"tls": getattr(new, door).tls}) for door in DOORS}
         waits = [name for name in NEEDS_RESTART if kept[name] != getattr(new, name)]
+        if "auth" in kept:
+            waits.append("auth")
+        elif new.auth is not None:
+            self._strict.take_up(new.auth)
         waits += self._take_up_tls(new) + _changed_durability(old, new)
         self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
         if "log" in changed or new.secrets != old.secrets:
@@ -439,6 +484,13 @@ class Daemon:
             else:
                 log.info("certificate taken up", extra={"door": door, **tls.describe()})
         return [f"{door}.tls" for door in DOORS if (new.tls_of(door) is not None) != (door in self._tls)]
+
+
+def _dismiss(admission: Admission, identity: Identity) -> None:
+    """An identity has ended: so do its connections, told why."""
+    error = identity.ended or BrokerError(Code.UNAUTHENTICATED)
+    count = admission.dismiss(lambda connection: connection.identity is identity, error)
+    log.info("identity ended", extra={"principal": identity.principal.name, "how": identity.how, "connections": count})
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -42,7 +42,8 @@ from broker.observe.audit import TOPIC as AUDIT
 from broker.observe.audit import Trail
 from broker.observe.limited import Limited
 
-RESERVED_KEYS = ("auth/", "webhook/", "drop/")
+AUTH_KEYS = "auth/"
+RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
 MAX_TOPICS = 20_000
 """Topics that a principal is remembered to be allowed to publish to."""

@@ -27,6 +27,8 @@ PREFIX = "POSTROOM_"
 _SINGLE = ("data_dir", "grace")
 _FILE_ONLY = ("queues", "streams", "topics", "drop")
 _EXPOSED = """{host!r}: others could reach it, and there is no [auth] to tell who they are; write
+    [auth]
+  and the first start makes an admin token, or stay on this machine:
     [{door}]
     host = "127.0.0.1\""""
 _FRAME_ROOM = 128 << 10
@@ -138,7 +140,7 @@ def _check_doors(config: Config) -> list[Problem]:
     problems = [
         Problem(f"{door}.host", _EXPOSED.format(host=host, door=door))
         for door, host in hosts.items()
-        if not is_loopback(host)
+        if config.auth is None and not is_loopback(host)
     ]
     if native.tcp and native.port == http.port != 0:
         problems.append(Problem("http.port", f"{http.port} is the native port as well; set another one"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from broker.auth.options import AuthOptions
 from broker.connectors.file.options import DropOptions
 from broker.connectors.webhook.options import WebhookOptions
 from broker.core.retention import Policies
@@ -36,12 +37,14 @@ class EngineOptions(BaseModel):
 
 
 class Config(BaseModel):
-    """Everything that can be set. `grace` (ms): how long a stopping daemon waits for what is in hand."""
+    """Everything that can be set. `grace` (ms): how long a stopping daemon waits for what is in hand. `auth`: its
+    presence turns authentication on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path(DEFAULT_DATA_DIR)
     grace: Duration = 10_000
+    auth: AuthOptions | None = None
     tls: TlsOptions = TlsOptions()
     native: NativeOptions = NativeOptions()
     http: HttpOptions = HttpOptions()

@@ -21,6 +21,11 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_here(address: str) -> bool:
+    """Is this the address of a client on this machine?"""
+    return address == UNIX or is_loopback(address)
+
+
 def host_port(host: str, port: int) -> str:
     """`127.0.0.1:7600`, `[::1]:7600`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Protocol
 
+from broker.auth.identity import Identity
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
@@ -20,7 +21,7 @@ class OpenConnection(Protocol):
     """A connection as the register knows it.
 
     `address` and `port` are the client's (`unix` and 0 on a unix socket). `principal` is None until it is known who
-    speaks; `token` is the id of the token that said so, if one did. `client` is the name that the client gave itself.
+    speaks; `identity` says how that was proven. `client` is the name that the client gave itself.
     `id` and `since` (unix seconds) are set when it is admitted. `arriving`: bytes kept of what has not come to its end;
     `unsent`: bytes that the client has not read.
     """
@@ -45,7 +46,7 @@ class OpenConnection(Protocol):
         """See the class."""
 
     @property
-    def token(self) -> str | None:
+    def identity(self) -> Identity | None:
         """See the class."""
 
     @property

@@ -64,7 +64,7 @@ class Arrival:
     """A connection before its handshake: an `OpenConnection` that nobody speaks on yet."""
 
     principal = None
-    token = None
+    identity = None
     client = ""
     arriving = unsent = 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
@@ -20,7 +21,7 @@ class Client:
 
     address: str = "127.0.0.1"
     principal: Principal | None = None
-    token: str | None = None
+    identity: Identity | None = None
     id: str = ""
     since: float = 0.0
     door: str = "test"
@@ -135,10 +136,11 @@ def test_those_chosen_are_dismissed_even_if_they_leave_at_once() -> None:
             super().dismiss(error)
             admission.leave(self)
 
-    clients = [Leaver(token="t1"), Leaver(token="t2"), Leaver(token="t1")]
+    one, other = (Identity(Principal("ann"), f"token {number}") for number in range(2))
+    clients = [Leaver(identity=one), Leaver(identity=other), Leaver(identity=one)]
     for client in clients:
         admission.admit(client)
-    assert admission.dismiss(lambda connection: connection.token == "t1", error) == 2
+    assert admission.dismiss(lambda connection: connection.identity is one, error) == 2
     assert [client.told for client in clients] == [[error], [], [error]]
     assert list(admission) == [clients[1]]
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
@@ -30,7 +31,7 @@ class Echo(asyncio.Protocol):
     id = ""
     since = 0.0
     principal: Principal | None = None
-    token: str | None = None
+    identity: Identity | None = None
     client = ""
     address, port = "", 0
     arriving = unsent = 0

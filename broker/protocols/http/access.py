@@ -1,9 +1,9 @@
 """Who asks, and whether a web page of somebody else's made them ask.
 
-While loopback clients need no token, the browser of a person on this machine could be made to speak for a foreign page:
-by a form or fetch to 127.0.0.1 (told by its Origin), or by a name that resolves to 127.0.0.1 (told by its Host). Both
-are refused here, unless the name is in `http.hosts` or in the certificate that this door shows, or the page's origin in
-`http.origins`. Floor 4.
+A browser could be made to speak for a foreign page: by a form or fetch (told by its Origin), with what browsers send by
+themselves, a remembered password or a certificate; and while clients of this machine need no token, by a name that
+resolves to 127.0.0.1 (told by its Host). Both are refused here, unless the page's origin is in `http.origins`, and the
+name in `http.hosts` or in the certificate that this door shows. Floor 4.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import cast
 
 from aiohttp import web
 
+from broker.auth.identity import LOCALLY
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.net.address import host_port
@@ -32,10 +33,9 @@ def connection_of(request: web.BaseRequest) -> Connection:
 
 
 def principal_of(request: web.BaseRequest) -> Principal:
-    """Who asks. Raises FORBIDDEN for somebody whom we do not know."""
+    """Who asks; the server has made sure that it is known."""
     principal = connection_of(request).principal
-    if principal is None:
-        raise BrokerError(Code.FORBIDDEN, "only clients on this machine are served until [auth] is configured")
+    assert principal is not None
     return principal
 
 
@@ -84,7 +84,7 @@ class Origins:
     def check(self, request: web.BaseRequest) -> None:
         """Lets the pages of other origins that may ask see the answer. Raises FORBIDDEN."""
         host = request.headers.get("Host", "")
-        if host not in self._seen:
+        if host not in self._seen and connection_of(request).greeted is LOCALLY:
             self._check_host(host)
         origin = request.headers.get("Origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():

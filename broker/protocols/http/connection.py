@@ -13,9 +13,11 @@ from typing import Any
 
 from aiohttp import http_exceptions, web
 
-from broker.auth.principal import LOCAL, Principal
+from broker.auth.doorkeeper import Doorkeeper
+from broker.auth.identity import Identity
+from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
-from broker.net.address import UNIX, host_port, is_loopback, peer_of
+from broker.net.address import UNIX, host_port, is_here, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.tls import peer_names
@@ -29,10 +31,17 @@ PLAIN = raw_problem(BrokerError(Code.BAD_REQUEST, "this port speaks TLS; write h
 
 
 class Clockwork:
-    """What all connections of a door share: their count and their deadlines."""
+    """What all connections of a door share: their register, who knows them, their deadlines."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, admission: Admission, options: HttpOptions) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission,
+        doorkeeper: Doorkeeper,
+        options: HttpOptions,
+    ) -> None:
         self.admission = admission
+        self.doorkeeper = doorkeeper
         self.arriving: Deadlines[Connection] = Deadlines(loop, options.request_timeout / 1000, Connection.late)
         self.committing: Deadlines[Connection] = Deadlines(loop, options.answer_timeout / 1000, Connection.overdue)
         self.stuck: Deadlines[Connection] = Deadlines(loop, options.write_timeout / 1000, Connection.abort)
@@ -63,17 +72,18 @@ class Connection(web.RequestHandler):
         "_received",
         "_silent",
         "address",
+        "authorization",
+        "greeted",
         "id",
+        "identity",
         "interrupted",
         "on_dismiss",
         "on_resume",
         "on_stall",
         "peer_names",
         "port",
-        "principal",
         "request_id",
         "since",
-        "token",
     )
 
     def __init__(self, manager: web.Server, clockwork: Clockwork, **options: Any) -> None:
@@ -81,8 +91,9 @@ class Connection(web.RequestHandler):
         self.id = ""
         self.since = 0.0
         self.address, self.port = UNIX, 0
-        self.principal: Principal | None = None
-        self.token: str | None = None
+        self.greeted: Identity | None = None  # who it is by place or certificate
+        self.identity: Identity | None = None  # who the present request is of
+        self.authorization: str | None = None  # the head that said so
         self.peer_names: tuple[str, ...] = ()  # of the client's certificate
         self.request_id = ""  # of the request that is being answered
         self.on_resume: Callable[[], None] | None = None  # the client reads again
@@ -179,6 +190,11 @@ class Connection(web.RequestHandler):
         return "http"
 
     @property
+    def principal(self) -> Principal | None:
+        """See OpenConnection."""
+        return None if self.identity is None else self.identity.principal
+
+    @property
     def client(self) -> str:
         """HTTP clients are known by their principal alone."""
         return ""
@@ -205,6 +221,16 @@ class Connection(web.RequestHandler):
         else:
             self.force_close()
 
+    def identify(self, identity: Identity, authorization: str | None) -> None:
+        """It is known who the request is of. Raises RATE_LIMITED when that one has connections enough."""
+        before, self.identity = self.identity, identity
+        try:
+            self._clockwork.admission.identify(self)
+        except BrokerError:
+            self.identity = before
+            raise
+        self.authorization = authorization
+
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[BrokerError], None]]:
         """Within `with`, a handler waits for something that it may give up: dismissed, or told so by calling what this
@@ -224,7 +250,9 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self.address, self.port = peer_of(transport)
         self.peer_names = peer_names(transport)
-        self.principal = _principal(self.address)
+        self.identity = self.greeted = self._clockwork.doorkeeper.greet(
+            here=is_here(self.address), names=self.peer_names
+        )
         try:
             self._clockwork.admission.admit(self)
         except BrokerError as error:
@@ -301,8 +329,3 @@ class Connection(web.RequestHandler):
             address = host_port(self.address, self.port)
             access("no request", failed=True, door=self.door, address=address, status=status, error=detail)
         return problem(BrokerError(Code.BAD_REQUEST, detail), status, close=True)
-
-
-def _principal(address: str) -> Principal | None:
-    """Who connects: somebody on this machine, or (until there are tokens) nobody we know."""
-    return LOCAL if address == UNIX or is_loopback(address) else None

@@ -312,3 +312,57 @@ class Status(Shape):
     epoch: str
     next_offset: int
     limits: LimitsNow
+
+
+# Who may do what
+
+
+class Token(Shape):
+    """A token as it is listed: the secret is not kept."""
+
+    id: str
+    created_at: Moment
+    expires_at: Moment | None
+
+
+class Principal(Shape):
+    """Somebody who asks, and what it may. `password`: whether it has one."""
+
+    name: str
+    grants: list[str]
+    tokens: list[Token]
+    password: bool
+
+
+class Principals(Shape):
+    """A page; `next` goes into `after` for the one that follows."""
+
+    principals: list[Principal]
+    next: str | None
+
+
+class NewToken(Given):
+    """For how long; without it, until it is revoked."""
+
+    lifetime: Span | None = None
+
+
+class MadeToken(Shape):
+    """`token` goes into `Authorization: Bearer TOKEN`."""
+
+    token: str
+    id: str
+    principal: str
+    expires_at: Moment | None
+
+
+class GivenGrant(Given):
+    """In words: `publish orders/#`, `consume subscription:mailer`, `admin`."""
+
+    grant: str
+
+
+class Password(Given):
+    """Its hash is kept."""
+
+    password: Annotated[str, Field(min_length=8, max_length=1024)]

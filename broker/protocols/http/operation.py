@@ -29,6 +29,7 @@ class Tag(StrEnum):
     SCHEDULE = "Schedule"
     KEYS = "Keys and values"
     CONNECTIONS = "Connections"
+    ACCESS = "Who may do what"
     BROKER = "The broker"
 
 

@@ -11,6 +11,8 @@ from aiohttp import web
 from broker.core.errors import KINDS, BrokerError, Code
 
 CONTENT_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="postroom", Basic realm="postroom", charset="UTF-8"'
+"""What a client without credentials is told to send (RFC 9110 §11.6.1)."""
 _RETRY = {
     Code.QUEUE_FULL: 1,
     Code.RATE_LIMITED: 1,
@@ -54,6 +56,8 @@ def problem(
     after = retry_after(error)
     if after is not None:
         response.headers["Retry-After"] = after
+    if error.code is Code.UNAUTHENTICATED:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     if close or error.kind.closes:
         response.force_close()
     return response

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from broker.auth.doorkeeper import Doorkeeper, Trusting
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.net.address import address_of
@@ -25,8 +26,9 @@ from broker.net.tls import Tls
 from broker.observe.access import access_wanted
 from broker.observe.metrics import EngineCollector, LimitCollector, RequestCollector, registry
 from broker.observe.origin import ORIGIN
-from broker.protocols.http.access import Origins, connection_of, given_id, log_request, principal_of
+from broker.protocols.http.access import Origins, connection_of, given_id, log_request
 from broker.protocols.http.admin import AdminRoutes
+from broker.protocols.http.authorization import OPEN_PATHS, Authorization
 from broker.protocols.http.connection import PLAIN, Clockwork, Connection
 from broker.protocols.http.cors import Request, preflight
 from broker.protocols.http.docs import DocsRoutes
@@ -86,6 +88,7 @@ class HttpServer:
         *,
         admission: Admission | None = None,
         tls: Tls | None = None,
+        doorkeeper: Doorkeeper | None = None,
         routes: Sequence[Route] = (),
         more: Callable[[], Mapping[str, Any]] = dict,
         secret: Callable[[str], Awaitable[str]] | None = None,
@@ -94,6 +97,8 @@ class HttpServer:
         self._hub = hub
         self._options = options
         self._admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
+        self._doorkeeper = doorkeeper or Trusting()
+        self._authorization = Authorization(self._doorkeeper)
         self._origins = Origins(options, tls)
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
@@ -134,7 +139,7 @@ class HttpServer:
         """Listen (on `sockets` when given, else as the options say) and return the addresses, such as
         `127.0.0.1:7680`. Raises ListenError."""
         options, loop = self._options, asyncio.get_running_loop()
-        self._clockwork = Clockwork(loop, self._admission, options)
+        self._clockwork = Clockwork(loop, self._admission, self._doorkeeper, options)
         self._server = _Server(
             self._handle,
             self._clockwork,
@@ -192,8 +197,12 @@ class HttpServer:
             self._origins.check(request)
             response = preflight(request)
             if response is None:
-                principal_of(request)
-                route, part = self._router.find(request.method, request.rel_url.raw_path)
+                path = request.rel_url.raw_path
+                if path not in OPEN_PATHS:
+                    credentials = self._authorization.check(request)
+                    if credentials is not None:
+                        await self._authorization.prove(request, credentials)
+                route, part = self._router.find(request.method, path)
                 name = route.name
                 if request.query_string:
                     known(request.query, route.operation.query)

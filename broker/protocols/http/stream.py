@@ -20,6 +20,7 @@ from broker.engine.base import Attachment
 from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import arrived, connection_of, principal_of
+from broker.protocols.http.authorization import ACCESS_TOKEN
 from broker.protocols.http.follower import Follower, Slow
 from broker.protocols.http.operation import Answer, From, Operation, Parameter, Tag, header
 from broker.protocols.http.options import HttpOptions
@@ -48,6 +49,9 @@ SLOW = Parameter(
     " message of each topic and key and told how many were left out (event `thinned`).",
     {"type": "string", "enum": [*Slow], "default": Slow.WAIT.value},
 )
+TOKEN = Parameter(
+    ACCESS_TOKEN, "A token, for browsers, whose EventSource and WebSocket cannot send it as a header. Here alone."
+)
 FROM = From("from", "As for a piece of the log; `latest` when it is not given.")
 LAST_EVENT_ID = header("Last-Event-ID", "The position of the last event seen; it goes before `from`.")
 STREAM = Operation(
@@ -60,7 +64,7 @@ STREAM = Operation(
     "The first event, `start`, has `{recovered, position}` as data: `recovered: false` says that something between was"
     " removed or the log is another one. Messages have no event name and their position as id. The event `error`"
     " carries a problem document and is the last. A comment comes every 15 s.",
-    (TOPIC, FROM, SUBSCRIPTION, SLOW, LAST_EVENT_ID),
+    (TOPIC, FROM, SUBSCRIPTION, SLOW, TOKEN, LAST_EVENT_ID),
 )
 
 
@@ -247,8 +251,8 @@ class StreamRoutes:
 
 def _check_plain(request: web.BaseRequest) -> None:
     """What a reader wants it says over the WebSocket. Raises BAD_REQUEST."""
-    for name in STREAM.query:
-        if name in request.query:
+    for name in request.query:
+        if name != ACCESS_TOKEN:
             raise BrokerError(Code.BAD_REQUEST, f"{name} is for server-sent events; over a WebSocket, subscribe")
 
 

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
-from broker.auth.principal import LOCAL, Principal
+from broker.auth.doorkeeper import Doorkeeper, Trusting
+from broker.auth.identity import Credentials, Identity
+from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
-from broker.net.address import UNIX, host_port, peer_of
+from broker.net.address import UNIX, host_port, is_here, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.handshake import Listener, accept
@@ -36,18 +38,18 @@ class Connection(asyncio.Protocol):
     since = 0.0
     address, port = UNIX, 0
     principal: Principal | None = None
-    token: str | None = None
+    identity: Identity | None = None
     peer_names: tuple[str, ...] = ()  # of the client's certificate
 
     def __init__(self, server: "NativeServer") -> None:
         self.server = server
-        self.session = Session(server.hub, LOCAL, self, server.options.heartbeat)
+        self.session = Session(server.hub, self, server.options.heartbeat)
         self.heard = True
         self.asked = False
         self.admitted = False
         self.held = False  # we do not read
-        self._requests: set[asyncio.Task[None]] = set()
-        self._verbs = Requests(server.hub, LOCAL)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verbs: Requests
 
     # asyncio.Protocol
 
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
         if session.closed:
             return
         session.receive(data)
-        if session.greeted or session.publisher is not None:  # a publisher's WELCOME comes with a commit
+        if session.hello is not None:
             self.server.hellos.end(self)
 
     def pause_writing(self) -> None:
@@ -90,7 +92,7 @@ class Connection(asyncio.Protocol):
         self.server.hellos.end(self)
         if self.admitted:
             self.server.admission.leave(self)
-        for task in self._requests:
+        for task in self._tasks:
             task.cancel()
         self._log_end()
         self.session.lost()
@@ -164,10 +166,27 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.pause_reading()
 
-    def greeted(self) -> None:
+    def identify(self, credentials: Credentials | None) -> Identity | None:
+        """By credentials, certificate or place; a password takes a task."""
+        keeper = self.server.doorkeeper
+        identity = keeper.check(keeper.greet(here=is_here(self.address), names=self.peer_names), credentials)
+        if identity is None and credentials is not None:
+            self._run(self._prove(credentials))
+        return identity
+
+    async def _prove(self, credentials: Credentials) -> None:
+        try:
+            identity = await self.server.doorkeeper.prove(credentials, self.address)
+        except BrokerError as error:
+            self.session.fail(error)
+        else:
+            self.session.identified(identity)
+
+    def greeted(self, identity: Identity) -> None:
         """HELLO said who speaks."""
-        self.principal = self.session.principal
+        self.identity, self.principal = identity, identity.principal
         self.server.admission.identify(self)
+        self._verbs = Requests(self.server.hub, identity.principal)
 
     def take_over(self, publisher: str) -> None:
         """This connection now speaks for the publisher."""
@@ -186,12 +205,15 @@ class Connection(asyncio.Protocol):
 
     def request(self, number: int, verb: str, arguments: Any) -> None:
         """Run it in a task: requests are rare and slow."""
-        if len(self._requests) >= MAX_REQUESTS:
+        if len(self._tasks) >= MAX_REQUESTS:
             self.session.send(wire.ERROR, number, Code.RATE_LIMITED.value, "too many requests at once")
             return
-        task = self.server.loop.create_task(self._answer(number, verb, arguments))
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
+        self._run(self._answer(number, verb, arguments))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.server.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, number: int, verb: str, arguments: Any) -> None:
         ORIGIN.set(Asked(self.door, self.address, f"{self.id}-{number}"))
@@ -210,11 +232,17 @@ class NativeServer:
     """All connections of the native protocol on the sockets it is given."""
 
     def __init__(
-        self, hub: Hub, options: NativeOptions, admission: Admission | None = None, tls: Tls | None = None
+        self,
+        hub: Hub,
+        options: NativeOptions,
+        admission: Admission | None = None,
+        tls: Tls | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         self.hub = hub
         self.options = options
         self.tls = tls
+        self.doorkeeper = doorkeeper or Trusting()
         self.admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
         self.connections: set[Connection] = set()
         self.publishers: dict[str, Connection] = {}

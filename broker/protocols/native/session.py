@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from broker.auth.principal import Principal
+from broker.auth.identity import Credentials, Identity, credentials_of
+from broker.auth.principal import LOCAL, NOBODY
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
 from broker.core.subscription import Kind
@@ -35,7 +36,11 @@ class Shell(Protocol):
     def hold(self, *, reading: bool) -> None:
         """Stop or go on reading from the client."""
 
-    def greeted(self) -> None:
+    def identify(self, credentials: Credentials | None) -> Identity | None:
+        """Who speaks; None: that takes time, and then `identified` or `fail` is called. Raises UNAUTHENTICATED,
+        FORBIDDEN."""
+
+    def greeted(self, identity: Identity) -> None:
         """It is known who speaks."""
 
     def take_over(self, publisher: str) -> None:
@@ -54,9 +59,10 @@ class Shell(Protocol):
 class Session:
     """See the module and PROTOCOL.md."""
 
-    def __init__(self, hub: Hub, principal: Principal, shell: Shell, heartbeat: int) -> None:
+    def __init__(self, hub: Hub, shell: Shell, heartbeat: int) -> None:
         self.hub = hub
-        self.principal = principal
+        self.principal = NOBODY
+        self.hello: dict[str, Any] | None = None
         self.shell = shell
         self.heartbeat = heartbeat
         self.reader = wire.FrameReader(hub.limits.max_hello_frame)
@@ -183,15 +189,31 @@ class Session:
     # Greeting
 
     def _hello(self, frame: Frame) -> None:
-        if self.publisher is not None:
-            raise BrokerError(Code.BAD_FRAME, "wait for WELCOME after a HELLO with a publisher")
+        if self.hello is not None:
+            raise BrokerError(Code.BAD_FRAME, "wait for WELCOME after a HELLO with a publisher or a password")
         if frame[0] != wire.HELLO:
             raise BrokerError(Code.NOT_GREETED)
         version, info = frame[1], frame[2] if len(frame) > 2 else {}
         if type(version) is not int or version < 1 or type(info) is not dict:
             raise BrokerError(Code.UNSUPPORTED_VERSION, f"this broker speaks {wire.VERSION}")
         self.client = str(info.get("client", ""))[:100]
-        self.shell.greeted()
+        self.hello = info
+        identity = self.shell.identify(_credentials(info))
+        if identity is not None:
+            self._identify(info, identity)
+
+    def identified(self, identity: Identity) -> None:
+        """It took time to find out who speaks."""
+        if not self.closed and self.hello is not None:
+            try:
+                self._identify(self.hello, identity.valid())
+            except BrokerError as error:
+                self.fail(error)
+
+    def _identify(self, info: dict[str, Any], identity: Identity) -> None:
+        self.hello = {}  # a password is not kept
+        self.principal = identity.principal
+        self.shell.greeted(identity)
         features = info.get("features")
         self.gate.tells = type(features) is tuple and FEATURE in features
         publisher = info.get("publisher")
@@ -200,6 +222,8 @@ class Session:
             return
         if type(publisher) is not str or not 1 <= len(publisher) <= 100:
             raise BrokerError(Code.BAD_FRAME, "publisher must be a text of 1 to 100 characters")
+        if self.principal is not LOCAL:  # nobody takes over, or learns about, a publisher of somebody else's
+            publisher = f"{self.principal.name}/{publisher}"
         self.publisher = publisher
         self.sender = ("publisher", publisher)
         self.shell.take_over(publisher)
@@ -353,6 +377,20 @@ class Session:
     def _goodbye(self, _: Frame) -> None:
         self.intake.submit()
         self.hub.commit(Unit(sender=self.sender, done=lambda _: self.close()))
+
+
+def _credentials(info: dict[str, Any]) -> Credentials | None:
+    """What HELLO brings to say who speaks. Raises BAD_FRAME."""
+    token, user, password = info.get("token"), info.get("user"), info.get("password")
+    if any(type(value) not in (str, type(None)) for value in (token, user, password)):
+        raise BrokerError(Code.BAD_FRAME, "token, user and password must be text")
+    if token is not None and user is None and password is None:
+        return Credentials(token)
+    if token is None and user is not None and password is not None:
+        return credentials_of(user, password)
+    if token is None and user is None and password is None:
+        return None
+    raise BrokerError(Code.BAD_FRAME, "give either a token, or a user and a password")
 
 
 def _unknown(frame: Frame) -> None:

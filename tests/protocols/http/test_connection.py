@@ -4,11 +4,10 @@ import asyncio
 
 import pytest
 
-from broker.auth.principal import LOCAL
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Unit
 from broker.limits import Limits
-from broker.net.address import peer_of
+from broker.net.address import is_here, peer_of
 from broker.protocols.http import connection as connection_module
 from broker.protocols.http.connection import Connection
 from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, next_event, until
@@ -162,7 +161,7 @@ async def test_what_is_not_http_is_told_and_closed(door: Door, sent: bytes, stat
 
 
 async def test_a_client_from_elsewhere_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "_principal", lambda address: None)
+    monkeypatch.setattr(connection_module, "is_here", lambda address: False)
     await door.session.close()
     for path in ("/v1/topics", "/metrics", "/v1/stream?topic=a", "/v1/queues/q/receive", "/nowhere"):
         answer = await door.bare(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path.encode())
@@ -188,7 +187,7 @@ def test_who_is_on_this_machine(peer: object, known: bool) -> None:
             return peer
 
     address, _ = peer_of(Transport())
-    assert connection_module._principal(address) == (LOCAL if known else None)
+    assert is_here(address) is known
 
 
 @pytest.mark.parametrize(

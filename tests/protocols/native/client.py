@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from broker.auth.principal import LOCAL
+from broker.auth.identity import LOCALLY, Credentials, Identity
 from broker.core.retention import Policies
 from broker.engine.sqlite.engine import SqliteEngine
 from broker.engine.sqlite.options import SqliteOptions
@@ -40,7 +40,7 @@ class Wire:
         self.reading = True
         self._now = world.clock.monotonic
         hub = hub or Hub(world.engine, Limits(), world.clock.wall, world.clock.monotonic)
-        self.session = Session(hub, LOCAL, self, 30_000)
+        self.session = Session(hub, self, 30_000)
 
     def write(self, data: bytes) -> None:
         self.data += data
@@ -50,7 +50,10 @@ class Wire:
     def hold(self, *, reading: bool) -> None:
         self.reading = reading
 
-    def greeted(self) -> None: ...
+    def identify(self, credentials: Credentials | None) -> Identity | None:
+        return LOCALLY
+
+    def greeted(self, identity: Identity) -> None: ...
 
     def take_over(self, publisher: str) -> None: ...
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from broker.auth.principal import LOCAL
+from broker.auth.identity import LOCALLY
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.limits import Limits
@@ -140,7 +140,7 @@ async def test_a_dismissed_connection_is_told_why_and_costs_no_delivery(tmp_path
             pass
         (known,) = server.admission
         assert (known.door, known.address, known.client) == ("native", "127.0.0.1", "billing")
-        assert known.principal is LOCAL
+        assert known.identity is LOCALLY
         assert server.admission.of_principal("local") == 1
         peer.say([wire.STARTED, 1, [frame[3][0][0]]], [wire.PING, 1])
         assert await peer.hear() == [wire.PONG, 1]
@@ -158,7 +158,7 @@ async def test_who_has_not_greeted_is_nobody_yet(tmp_path: Path) -> None:
         await peer.hear()
         second = Peer(*await asyncio.open_connection(*peer.address))
         await until(lambda: len(server.admission) == 2)
-        assert [connection.principal for connection in server.admission] == [LOCAL, None]
+        assert [connection.identity for connection in server.admission] == [LOCALLY, None]
         second.close()
 
 
