@@ -5,6 +5,7 @@ engine. Every right is asked here and nowhere else. Floor 3.
 """
 
 import asyncio
+import shlex
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -558,7 +559,7 @@ def _refusal(principal: Principal, verb: Verb, resource: Resource) -> BrokerErro
     return BrokerError(
         Code.FORBIDDEN,
         f"{principal.name} may not {verb.value} {resource}; an admin allows it by:"
-        f" postroom grant add {principal.name} {verb.value} '{resource}'",
+        f" postroom grant add {principal.name} {verb.value} {shlex.quote(str(resource))}",
     )
 
 
