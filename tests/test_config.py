@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from broker.auth.options import AuthOptions
 from broker.config import Config, ConfigError, check_config, load_config
 from broker.connectors.file.options import DropOptions
 from broker.core.retention import Durability
@@ -140,6 +141,21 @@ def test_a_listener_that_others_reach_is_refused_with_the_lines_to_write(tmp_pat
     (told,) = problems(tmp_path, f'[{door}]\nhost = "{host}"')
     assert told.startswith(f"{door}.host: '{host}'")
     assert f'[{door}]\n    host = "127.0.0.1"' in told
+    assert "\n    [auth]\n" in told
+    assert loaded(tmp_path, f'[auth]\n[{door}]\nhost = "{host}"')
+
+
+def test_an_empty_section_turns_authentication_on(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "").auth is None
+    assert loaded(tmp_path, "[auth]").auth == AuthOptions()
+    (told,) = problems(tmp_path, '[auth]\ncertificates = { "worker" = "mailer" }')
+    assert told.startswith("auth.certificates: ")
+    assert "URI:spiffe://" in told
+
+
+def test_the_shipped_file_names_every_setting_of_auth() -> None:
+    example = (ROOT / "config" / "postroom.toml").read_text().partition("#| [auth]\n")[2].partition("\n\n")[0]
+    assert {line.split()[1] for line in example.splitlines()} == set(AuthOptions.model_fields)
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ class Connection(web.RequestHandler):
 
     def began(self, whole: bool) -> None:
         """A handler starts; `whole` when nothing of the request is still to come."""
+        self.interrupted = None
         self._busy = True
         self._more = False
         if whole:
@@ -147,8 +148,9 @@ class Connection(web.RequestHandler):
             self._interrupt(self._committing, BrokerError(Code.TIMEOUT))
 
     def _interrupt(self, task: asyncio.Task[Any], error: BrokerError) -> None:
-        self.interrupted = error
-        task.cancel()
+        if self.interrupted is None:  # the first reason counts
+            self.interrupted = error
+            task.cancel()
 
     def _expect(self, *, silent: bool) -> None:
         self._arriving, self._silent, self._received = True, silent, 0

@@ -12,7 +12,7 @@ HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, 
 WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING, SLOWED = range(32, 43)
 VERSION = 1
 MAX_DEPTH = 16
-TLS_RECORD = 0x16
+_TLS_RECORD = 0x16
 """The first byte of who speaks TLS (RFC 8446 §5.1); as that of a length it is beyond every limit."""
 _PLAIN = frozenset((PUBLISH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, DELIVER, CONFIRM))
 
@@ -62,7 +62,7 @@ class FrameReader:
     def _size(self, data: bytes, at: int) -> int:
         size = int.from_bytes(data[at : at + 4], "big")
         if size > self.max_frame:
-            tls = "; these look like bytes of TLS: write postroom:// here" if data[at] == TLS_RECORD else ""
+            tls = "; these look like bytes of TLS: write postroom:// here" if data[at] == _TLS_RECORD else ""
             raise BrokerError(Code.FRAME_TOO_LARGE, f"{size} bytes, the limit is {self.max_frame}{tls}")
         return size
 
