@@ -317,6 +317,7 @@ class Daemon:
         self._stack.callback(self._strict.close)
         if options is not None and not self.directory.has_admin(frozenset(options.certificates.values())):
             path = (await make_admin(self.directory, self.config.data_dir)).absolute()
+            self.hub.record(BROKER, "admin.make", str(path))
             self._say(
                 f"postroom: there was no admin; its token is in {path}, which only this user may read. Use it by:"
             )

@@ -62,14 +62,13 @@ class World:
         return (await directory.create_token(name))[0]
 
     async def state(self) -> Any:
-        """All that a request could change."""
+        """All that a request could change, but for the audit trail."""
         engine = self.daemon.engine
         stats = engine.stats()
         return (
-            stats.next_offset,
             stats.scheduled,
-            [asdict(info) for info in engine.subscriptions()],
-            engine.topics(),
+            [asdict(info) | {"lag": 0, "floor": 0} for info in engine.subscriptions()],  # the trail moves these
+            [topic for topic in engine.topics() if topic.name != "$sys/audit"],
             [(key, await engine.get(key)) for key in await engine.keys("")],
         )
 

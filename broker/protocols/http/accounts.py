@@ -1,5 +1,7 @@
 """Principals: their tokens, grants and passwords. All of it is for admins alone. Floor 4."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -106,17 +108,16 @@ class AccountRoutes:
 
     async def remove(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 204."""
-        self._hub.authorize_admin(principal_of(request))
-        await self._directory.remove(name)
+        with self._done(request, "principal.remove", name):
+            await self._directory.remove(name)
         return web.Response(status=204)
 
     async def create_token(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 201 with the token, never shown again."""
-        given = await self._read(request, NewToken, empty=NewToken())
-        lifetime = None if given.lifetime is None else parse_duration(given.lifetime, "lifetime")
-        if lifetime is not None and lifetime < 1_000:
-            raise BrokerError(Code.BAD_OPTION, "lifetime is at least 1s; leave it out for a token that does not expire")
-        text, token = await self._directory.create_token(name, lifetime)
+        with self._done(request, "token.create", name) as entry:
+            given = await _read(request, NewToken) if request.body_exists else NewToken()
+            text, token = await self._directory.create_token(name, _lifetime(given.lifetime))
+            entry["token_id"] = token.id
         made = {"token": text, "id": token.id, "principal": name, "expires_at": _moment(token.expires_at)}
         response = answer(made, 201)
         response.headers["Cache-Control"] = "no-store"
@@ -124,43 +125,64 @@ class AccountRoutes:
 
     async def revoke(self, request: web.BaseRequest, token_id: str) -> web.StreamResponse:
         """Answers 204."""
-        self._hub.authorize_admin(principal_of(request))
-        await self._directory.revoke(token_id)
+        with self._done(request, "token.revoke", token_id) as entry:
+            entry["of"] = self._directory.owner(token_id).principal.name
+            await self._directory.revoke(token_id)
         return web.Response(status=204)
 
     async def add_grant(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers the principal."""
-        given = await self._read(request, GivenGrant)
-        await self._directory.add_grants(name, (parse_grant(given.grant),))
+        with self._done(request, "grant.add", name) as entry:
+            grant = parse_grant((await _read(request, GivenGrant)).grant)
+            entry["grant"] = str(grant)
+            await self._directory.add_grants(name, (grant,))
         return answer(account_values(self._directory.account(name)))
 
     async def remove_grant(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 204."""
-        self._hub.authorize_admin(principal_of(request))
-        if GRANT.name not in request.query:
-            raise BrokerError(Code.BAD_REQUEST, "say which one: ?grant=publish%20orders/%23")
-        await self._directory.remove_grant(name, parse_grant(request.query[GRANT.name]))
+        with self._done(request, "grant.remove", name) as entry:
+            if GRANT.name not in request.query:
+                raise BrokerError(Code.BAD_REQUEST, "say which one: ?grant=publish%20orders/%23")
+            grant = parse_grant(request.query[GRANT.name])
+            entry["grant"] = str(grant)
+            await self._directory.remove_grant(name, grant)
         return web.Response(status=204)
 
     async def set_password(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers 204."""
-        given = await self._read(request, Password)
-        await self._directory.set_password(name, await self._passwords.hash(given.password))
+        with self._done(request, "password.set", name):
+            given = await _read(request, Password)
+            await self._directory.set_password(name, await self._passwords.hash(given.password))
         return web.Response(status=204)
 
-    async def _read(self, request: web.BaseRequest, model: type[M], empty: M | None = None) -> M:
-        """The body, for admins: who is none is told before anything of it is looked at. Raises BAD_REQUEST."""
-        self._hub.authorize_admin(principal_of(request))
-        if empty is not None and not request.body_exists:
-            return empty
-        values = await parameters.read_json(request)
-        arrived(request)
-        try:
-            return model.model_validate(values, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            raise BrokerError(Code.BAD_REQUEST, f"{where}: {first['msg']}") from None
+    @contextmanager
+    def _done(self, request: web.BaseRequest, verb: str, name: str) -> Iterator[dict[str, object]]:
+        """What an admin does, and goes into the audit trail. Raises FORBIDDEN for others, before anything is looked
+        at."""
+        principal = principal_of(request)
+        with self._hub.audited(principal, verb, name) as entry:
+            self._hub.authorize_admin(principal)
+            yield entry
+
+
+async def _read(request: web.BaseRequest, model: type[M]) -> M:
+    """The body. Raises BAD_REQUEST."""
+    values = await parameters.read_json(request)
+    arrived(request)
+    try:
+        return model.model_validate(values, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise BrokerError(Code.BAD_REQUEST, f"{where}: {first['msg']}") from None
+
+
+def _lifetime(given: object) -> int | None:
+    """Milliseconds. Raises BAD_OPTION."""
+    lifetime = None if given is None else parse_duration(given, "lifetime")
+    if lifetime is not None and lifetime < 1_000:
+        raise BrokerError(Code.BAD_OPTION, "lifetime is at least 1s; leave it out for a token that does not expire")
+    return lifetime
 
 
 def account_values(account: Account) -> dict[str, Any]:
