@@ -25,6 +25,7 @@ class Reply(web.StreamResponse):
         self._payload_writer = request.writer
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
+        await request._prepare_hook(self)  # where headers are added that every answer has
         self._tail = self._connection(request)
         return self._payload_writer
 
