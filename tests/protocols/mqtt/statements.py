@@ -16,8 +16,8 @@ from tests.protocols.mqtt.vectors import FOLDER
 
 TABLE = Path(__file__).with_name("STATEMENTS.md")
 CODEC = ("test_rules",)
-FLOW = ("test_outbound", "test_inbound", "test_aliases")
-"""Where tests carry the marker `statement`; what flow holds the server still has to do."""
+ASKED = ("test_fitting", "test_outbound", "test_inbound", "test_aliases")
+"""Where tests carry the marker `statement`; what is held only when the server asks for it awaits the server still."""
 PARTLY = frozenset(
     f"MQTT-{number}"
     for number in (
@@ -29,9 +29,9 @@ PARTLY = frozenset(
 HEAD = """# The 251 normative statements of MQTT 5.0
 
 Made by `python -m tests.protocols.mqtt.statements`; a test compares. `test_rules` breaks each of the codec's
-statements, as `cases.py` lists, or carries its mark. The tests of `flow` hold what a session
-remembers. *Awaits the server*: nothing of ours can break it yet. *A client's*: it
-binds clients alone, and is neither ours to keep nor to check.
+statements, as `cases.py` lists, or carries its mark. *Its rest awaits the server*: it holds as far as it is ours, when
+the server does its part. *Awaits the server*: nothing of ours can break it yet. *A client's*: it binds clients alone,
+and is neither ours to keep nor to check.
 
 | statement | level | binds | held by |
 |---|---|---|---|
@@ -54,7 +54,7 @@ def tests() -> dict[str, list[str]]:
         found[case.statement].append(
             f"cases: {case.what}" if isinstance(case.sent, bytes) else f"cases, written: {case.what}"
         )
-    for name in CODEC + FLOW:
+    for name in CODEC + ASKED:
         for statement, test in _marked(importlib.import_module(f"tests.protocols.mqtt.{name}")):
             found[statement].append(f"{name}.{test}")
     return dict(found)
@@ -76,7 +76,7 @@ def _statements() -> list[dict[str, Any]]:
 
 
 def _row(statement: dict[str, Any], held: list[str]) -> str:
-    if statement["id"] in PARTLY or any(test.startswith(FLOW) for test in held):
+    if statement["id"] in PARTLY or any(test.startswith(ASKED) for test in held):
         held = [*held, "*its rest awaits the server*"]
     elif not held:
         held = ["*a client's*" if statement["applies_to"] == "Client" else "*awaits the server*"]

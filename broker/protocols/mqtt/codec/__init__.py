@@ -24,7 +24,7 @@ What holds:
   subscription in all versions; 3.1 may set DUP and leave announced names out, as it says.
 - A plain acknowledgement has no properties and means success; several of one kind in a row are one `Ack`.
 
-Files: `packets` the values, `codes` the enumerations; `decoder`, `encoder` and `fanout` the ways in and out; `heads`
-the first byte; `connection`, `publication` and `subscription` the bodies; `properties`, `reasons`, `topics` and
-`fields` what bodies are made of; `dialect` version and limits; `error` the error.
+Files: `packets` the values, `codes` the enumerations; `decoder` the way in; `encoder`, `fitting` (for receivers with
+limits) and `fanout` the ways out; `heads` the first byte; `connection`, `publication` and `subscription` the bodies;
+`properties`, `reasons`, `topics` and `fields` what bodies are made of; `dialect` version and limits; `error` the error.
 """
