@@ -71,6 +71,7 @@ class Connection(web.RequestHandler):
         "_more",
         "_received",
         "_silent",
+        "_switched",
         "address",
         "authorization",
         "greeted",
@@ -108,6 +109,7 @@ class Connection(web.RequestHandler):
         self._committing: asyncio.Task[Any] | None = None
         self._silent = True  # nothing of the request that is due has come yet
         self._received = 0  # bytes of it that have
+        self._switched = False  # it is a WebSocket now; then `_received` is of the text that is due
 
     # Of the request
 
@@ -131,6 +133,10 @@ class Connection(web.RequestHandler):
             self._expect(silent=False)
         else:
             self.arrived()
+
+    def switched(self) -> None:
+        """It is a WebSocket from here on, or another whole text of one has come."""
+        self._switched, self._received = True, 0
 
     def __enter__(self) -> None:
         """A handler waits for a commit: within `with`, its task is cancelled when that takes too long. Costs a tenth
@@ -203,8 +209,8 @@ class Connection(web.RequestHandler):
 
     @property
     def arriving(self) -> int:
-        """Bytes of a request that has not come to its end, unpacked ones when there are more."""
-        return self._received if self._arriving else 0
+        """Bytes of a request or text that has not come to its end, unpacked ones when there are more."""
+        return self._received if self._arriving or self._switched else 0
 
     @property
     def unsent(self) -> int:
@@ -285,7 +291,7 @@ class Connection(web.RequestHandler):
             super().resume_reading(resume_parser)
 
     def _note_bytes(self, count: int) -> None:
-        if not self._arriving:
+        if not self._arriving and not self._switched:
             if self._busy:
                 self._more = True
                 return

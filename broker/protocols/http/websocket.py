@@ -30,8 +30,8 @@ _CLOSE_CODES = {
     Code.SHUTTING_DOWN: 1001,
     Code.UNSUPPORTED: 1003,
     Code.BAD_FRAME: 1007,
-    Code.SLOW_READER: 1013,
     Code.RATE_LIMITED: 1013,
+    Code.OVERLOADED: 1013,
     Code.STORAGE_FAILED: 1011,
     Code.INTERNAL: 1011,
 }
@@ -93,6 +93,7 @@ class Socket:
             await response.prepare(request)
         except web.HTTPBadRequest as error:
             raise BrokerError(Code.BAD_REQUEST, f"not a WebSocket handshake: {error.text}") from None
+        connection.switched()
         connection.on_resume, connection.on_stall, connection.on_dismiss = self._resume, dialogue.stalled, dialogue.fail
         try:
             dialogue.greet()
@@ -108,6 +109,7 @@ class Socket:
         while True:
             message = await self._response.receive()
             self._silent = 0
+            self._connection.switched()
             if message.type is WSMsgType.TEXT:
                 self.dialogue.receive(message.data)
             elif message.type is WSMsgType.PING:

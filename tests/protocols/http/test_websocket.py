@@ -392,6 +392,17 @@ async def test_a_text_over_the_limit_is_refused_by_its_length(open_door: DoorFac
     assert (await talk.closed())[0] == 1009
 
 
+async def test_a_text_that_does_not_end_counts_as_arriving(door: Door, talk: Talk) -> None:
+    (connection,) = door.server.connections
+    await talk.ask("ping", "pong")
+    assert connection.arriving == 0
+    talk.transport.write(b"\x81\xfe\x10\x00\0\0\0\0" + b" " * 4_000)
+    await until(lambda: connection.arriving >= 4_000)
+    talk.transport.write(b" " * (4_096 - 4_000 - 15) + b'{"type":"ping"}')
+    await talk.hear("pong")
+    assert connection.arriving == 0
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
