@@ -8,11 +8,13 @@ long as the daemon is named in `_start_tasks`, `_start_webhooks` and `_start_dro
 import asyncio
 import logging
 import os
+import platform
 import signal
 import socket
 import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
@@ -29,6 +31,7 @@ from broker.auth.principal import BROKER
 from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
 from broker.connectors.file.drop import DropFolder
+from broker.connectors.file.figures import figures as drop_figures
 from broker.connectors.file.options import DropOptions
 from broker.connectors.webhook.send import WebhookSender
 from broker.core.errors import BrokerError, Code
@@ -45,8 +48,11 @@ from broker.net.admission import Admission, raise_file_limit
 from broker.net.listener import ListenError, open_sockets
 from broker.net.strain import Strain
 from broker.net.tls import Tls, TlsError
+from broker.net.tls import figures as tls_figures
 from broker.observe.access import configure_access_log
+from broker.observe.lag import LoopLag
 from broker.observe.log import configure_logging
+from broker.observe.metrics import FigureCollector, Figures, gauge, registry
 from broker.observe.notify import Notifier
 from broker.protocols.http.accounts import AccountRoutes
 from broker.protocols.http.server import HttpServer
@@ -96,6 +102,7 @@ class Daemon:
         self._notifier = Notifier(self._environ)
         self._stack = AsyncExitStack()
         self._drops: dict[str, DropFolder] = {}
+        self._lag = LoopLag()
         self._tls: dict[str, Tls] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stop_wanted = asyncio.Event()
@@ -232,6 +239,8 @@ class Daemon:
     # Tasks
 
     def _start_tasks(self) -> None:
+        self._lag.start()
+        self._stack.callback(self._lag.stop)
         self._keep("state", self._watch_state)
         self._keep("strain", self._strain.run)
         self._keep("reload", self._reload_on_request)
@@ -329,7 +338,7 @@ class Daemon:
         """Listen everywhere before anyone is served, so that a taken port stops the start before a client is seen."""
         config, wanted = self.config, self.config.limits.max_connections
         limited = self.hub.flow.limited
-        admission = Admission(config.limits, limited, raise_file_limit(wanted))
+        admission = self._admission = Admission(config.limits, limited, raise_file_limit(wanted))
         doorkeeper = Trusting() if config.auth is None else self._strict
         self.directory.ended.append(lambda identity: _dismiss(admission, identity))
         self._strain = Strain(admission, config.limits, limited)
@@ -348,6 +357,7 @@ class Daemon:
             routes=AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
             more=self._more_status,
             secret=self._webhook_secret,
+            collected=registry(FigureCollector(self._figures, {"loop_lag_seconds": self._lag.seconds})),
         )
         await self._native.start(sockets["native"])
         self._stack.push_async_callback(self._native.stop)
@@ -379,6 +389,18 @@ class Daemon:
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
         drops = {feed: asdict(folder.status()) for feed, folder in self._drops.items()}
         return {"webhooks": webhooks, "drop": drops, "tls": {door: tls.describe() for door, tls in self._tls.items()}}
+
+    def _figures(self) -> list[Figures]:
+        """What `/metrics` says beside the engine's and the HTTP door's numbers."""
+        connections = {(door,): 0.0 for door in DOORS} | Counter((c.door,) for c in self._admission)
+        build = {(__version__, platform.python_version()): 1.0}
+        return [
+            gauge("build_info", "The program that runs; always 1", ("version", "python"), build),
+            gauge("connections", "Connections that are open, handshakes included", ("door",), connections),
+            *tls_figures(self._tls),
+            *self._webhooks.figures(),
+            *drop_figures([folder.status() for folder in self._drops.values()]),
+        ]
 
     async def _webhook_secret(self, name: str) -> str:
         """Of the sender that is there now; a changed configuration brings another."""

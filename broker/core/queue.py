@@ -458,6 +458,7 @@ class Queue:
         self._earliest = None
         for member in self.members:
             ended = [o for o, lease in member.leased.items() if lease.deadline <= now]
+            self.counters.leases_expired += len(ended)
             for offset in ended:
                 del member.leased[offset]
                 member.started.discard(offset)

@@ -45,3 +45,4 @@ class Counters:
     dead: int = 0
     expired: int = 0
     dropped: int = 0
+    leases_expired: int = 0

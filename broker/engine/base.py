@@ -169,6 +169,7 @@ class SubscriptionInfo:
     dead: int = 0
     expired: int = 0
     dropped: int = 0
+    leases_expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.core.setting import Duration
+from broker.observe.metrics import Figures, counter, gauge
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -118,6 +119,16 @@ class Tls:
             "client_certificates": self.options.client_certificates,
             "failed_handshakes": dict(self.failures),
         }
+
+
+def figures(doors: Mapping[str, Tls]) -> list[Figures]:
+    """All doors in numbers, for metrics."""
+    ends = {(door,): tls.certificate.ends for door, tls in doors.items()}
+    failed = {(door, reason): count for door, tls in doors.items() for reason, count in tls.failures.items()}
+    return [
+        gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate ends, in unix time", ("door",), ends),
+        counter("tls_failed_handshakes", "Handshakes that came to nothing, by reason", ("door", "reason"), failed),
+    ]
 
 
 def load_certificate(options: TlsOptions, now: float) -> Certificate:

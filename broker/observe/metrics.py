@@ -7,6 +7,7 @@ the others are summed under one name. Who asks, and over which door, is left to 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -46,6 +47,7 @@ _SUBSCRIPTION_COUNTERS = (
     ("dead", "Messages moved to dead letters"),
     ("expired", "Messages that outlived their time to live"),
     ("dropped", "Messages dropped because the queue was at its cap"),
+    ("leases_expired", "Leases that ran out before the worker settled"),
 )
 
 
@@ -82,6 +84,48 @@ class Histogram:
             total += count
             found.append((bound, total))
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One metric of a part of the broker; made by `gauge` and `counter`. `values`: by a tuple, one text per label."""
+
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily]
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    values: Mapping[Any, float]
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Figures:
+    """What goes up and down: `postroom_<name>`."""
+    return Figures(GaugeMetricFamily, name, text, labels, values)
+
+
+def counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Figures:
+    """What only grows: `postroom_<name>_total`."""
+    return Figures(CounterMetricFamily, name, text, labels, values)
+
+
+class FigureCollector(Collector):
+    """What parts say of themselves when they are asked. A metric has at most MAX_LABELLED series."""
+
+    def __init__(self, read: Callable[[], Iterable[Figures]], histograms: Mapping[str, Histogram]) -> None:
+        self._read = read
+        self._histograms = histograms
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are known when collected."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics of the parts."""
+        for figures in self._read():
+            metric = figures.kind(f"postroom_{figures.name}", figures.text, labels=figures.labels)
+            for labels, value in sorted(figures.values.items())[:MAX_LABELLED]:
+                metric.add_metric(labels, float(value))
+            yield metric
+        yield from _extra(self._histograms)
 
 
 class EngineCollector(Collector):

@@ -22,6 +22,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.subscription import Kind, Spec
 from broker.engine.base import Set
 from broker.hub import Hub
+from broker.observe.metrics import Figures, counter, gauge
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,20 @@ class WebhookSender:
                 raise
             return await self._made_secret(name)
         return made
+
+    def figures(self) -> list[Figures]:
+        """All webhooks in numbers, for metrics."""
+        states = self.status()
+        attempts = {
+            (status.subscription, result): count
+            for status in states
+            for result, count in (("delivered", status.delivered), ("failed", status.failed))
+        }
+        under_way = {(status.subscription,): status.in_flight for status in states}
+        return [
+            counter("webhook_attempts", "Requests of webhooks, by result", ("subscription", "result"), attempts),
+            gauge("webhook_in_flight", "Requests of webhooks under way", ("subscription",), under_way),
+        ]
 
     def status(self) -> list[EndpointStatus]:
         """All webhooks, by subscription; first those that work."""

@@ -294,6 +294,7 @@ class Catalog:
             dead=counters.dead,
             expired=counters.expired,
             dropped=counters.dropped,
+            leases_expired=counters.leases_expired,
         )
 
     async def pause(self, name: str, paused: bool) -> None:

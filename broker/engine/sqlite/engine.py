@@ -436,7 +436,11 @@ class SqliteEngine:
             scheduled=self.upkeep.scheduled_count,
             subscriptions=len(self.catalog.handles),
             last_commit_seconds=writer.last_seconds,
-            extra={"commit_seconds": writer.commit_seconds, "commit_messages": writer.commit_messages},
+            extra={
+                "commit_seconds": writer.commit_seconds,
+                "fsync_seconds": writer.fsync_seconds,
+                "commit_messages": writer.commit_messages,
+            },
         )
 
 

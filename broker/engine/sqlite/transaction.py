@@ -71,6 +71,7 @@ class Outcome:
     duplicates: dict[int, int] = field(default_factory=dict)
     dead: list[tuple[Row, int]] = field(default_factory=list)
     seconds: float = 0.0
+    fsync_seconds: float = 0.0
 
 
 def write(db: sqlite3.Connection, batch: Batch, fsync_delay: float = 0.0) -> Outcome:
@@ -92,6 +93,7 @@ def write(db: sqlite3.Connection, batch: Batch, fsync_delay: float = 0.0) -> Out
         _write_rest(db, batch)
         if batch.next_offset is not None:
             db.execute("UPDATE state SET value = ? WHERE name = 'next_offset'", (batch.next_offset,))
+        syncing = time.perf_counter()
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
@@ -99,7 +101,8 @@ def write(db: sqlite3.Connection, batch: Batch, fsync_delay: float = 0.0) -> Out
         raise
     if fsync_delay:
         time.sleep(fsync_delay)
-    outcome.seconds = time.perf_counter() - started
+    ended = time.perf_counter()
+    outcome.seconds, outcome.fsync_seconds = ended - started, ended - syncing
     return outcome
 
 

@@ -57,6 +57,7 @@ class Writer:
         self.last_seconds = 0.0
         self.last_size = 0
         self.commit_seconds = Histogram()
+        self.fsync_seconds = Histogram()  # of these, the statement that ends it: the last pages, and the fsync
         self.commit_messages = Histogram(BATCHES)
 
     @property
@@ -139,6 +140,7 @@ class Writer:
             self.last_seconds = outcome.seconds
             self.last_size = formed.size + 60 * len(batch.rows)
             self.commit_seconds.observe(outcome.seconds)
+            self.fsync_seconds.observe(outcome.fsync_seconds)
             self.commit_messages.observe(len(batch.rows))
         formed.complete(outcome)
 

@@ -223,6 +223,7 @@ class Subscription(Shape):
     dead: int
     expired: int
     dropped: int
+    leases_expired: int
 
 
 class Subscriptions(Shape):

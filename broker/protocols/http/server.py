@@ -126,7 +126,6 @@ class HttpServer:
 
     def _collector(self) -> RequestCollector:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "connections": ("Connections that are open", lambda: len(self.connections)),
             "streams": ("Event streams that are open", lambda: len(self._streams)),
             "websockets": ("WebSockets that are open", lambda: len(self._streams.sockets)),
             "leased": ("Messages that HTTP workers hold", self._receivers.holding),
