@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.protocols.http.conftest import Door
+from tests.protocols.http.conftest import Door, DoorFactory
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -68,3 +68,12 @@ async def test_bytes_that_are_no_request_have_a_line_too(door: Door, all_lines: 
     await door.bare(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
     (line,) = [record.__dict__ for record in all_lines.records if record.name == "broker.access"]
     assert (line["message"], line["status"], line["levelname"]) == ("no request", 400, "WARNING")
+
+
+async def test_a_publish_from_an_allowed_page_can_be_read_by_it(open_door: DoorFactory) -> None:
+    """The short way of writing an answer leaves none of the headers out."""
+    door = await open_door(origins=["https://app.example.com"])
+    answer = await door("POST", "/v1/topics/a/messages", b"x", Origin="https://app.example.com")
+    assert answer.status == 201
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
+    assert answer.headers["Server"] == "postroom"
