@@ -18,7 +18,7 @@ from broker.auth.grant import MAX_KEY, Resource, Verb, on_key, on_subscription, 
 from broker.auth.hold import Hold, Holds
 from broker.auth.principal import BROKER, LOCAL, Principal, authorize, is_admin
 from broker.core.errors import BrokerError, Code
-from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_id, pack_meta, utf8_size
+from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_content_type, pack_id, pack_meta, utf8_size
 from broker.core.position import Start
 from broker.core.spec import revealed, shown_values
 from broker.core.subscription import Consumer, Kind, Spec
@@ -200,6 +200,8 @@ class Hub:
         """The same for an authorized topic and a checked body, with options."""
         if len(options) == 1 and "id" in options:
             return (topic, pack_id(options["id"]), body)
+        if len(options) == 1 and type(kind := options.get("content_type")) is str:
+            return (topic, pack_content_type(kind), body)
         now = int(self.wall() * 1000)
         due = _due(options, now)
         if due is not None and "ttl" in options and type(options["ttl"]) is int:
@@ -427,6 +429,14 @@ class Hub:
             self.authorize(principal, Verb.CONSUME, on_topic(text))
         return await self.engine.read(checked, start, limit, max_bytes)
 
+    async def read_stream(self, principal: Principal, name: str, limit: int, max_bytes: int = 4 << 20) -> Page:
+        """The piece of the log that comes next for a named stream, behind its cursor, which stays. Raises
+        UNKNOWN_SUBSCRIPTION, WRONG_KIND, FORBIDDEN."""
+        info = self.stream(principal, name)
+        return await self.engine.read(
+            list(info.spec.topics), Start("after", info.floor, self.engine.epoch), limit, max_bytes
+        )
+
     def topics(self, principal: Principal) -> list[TopicInfo]:
         """The topics with messages that it may know of, by name."""
         return [info for info in self.engine.topics() if self.sees(principal, on_topic(info.name))]
@@ -518,6 +528,14 @@ class Hub:
         info = self.engine.subscription(name)
         if info.spec.kind is not Kind.QUEUE:
             raise BrokerError(Code.WRONG_KIND, f"{name} is a stream")
+        return info
+
+    def stream(self, principal: Principal, name: str) -> SubscriptionInfo:
+        """The same for a reader that needs a named stream."""
+        self.authorize(principal, Verb.CONSUME, on_subscription(name))
+        info = self.engine.subscription(name)
+        if info.spec.kind is not Kind.STREAM:
+            raise BrokerError(Code.WRONG_KIND, f"{name} is a queue")
         return info
 
     async def pause(self, principal: Principal, name: str, *, paused: bool) -> None:

@@ -52,6 +52,16 @@ class Api:
         """The JSON answer. Raises RefusedError, UnreachableError."""
         return self.request("GET", path, query=query)
 
+    def pages(self, path: str, member: str) -> Iterator[dict[str, Any]]:
+        """All of a list that the daemon gives out in pages. Raises RefusedError, UnreachableError."""
+        after = None
+        while True:
+            page = self.get(path, after=after)
+            yield from page[member]
+            after = page["next"]
+            if after is None:
+                return
+
     def post(self, path: str, body: Any = None, **query: object) -> Any:
         """Send a JSON value, or nothing. Raises RefusedError, UnreachableError."""
         if body is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from broker import __version__
-from broker.cli import bench, publish, queue, serve, status, tail, topic
+from broker.cli import bench, connections, publish, queue, schedule, serve, status, tail, topic
 from broker.cli.demo.story import demo
 from broker.cli.errors import FailedError
 from broker.cli.output import remark
@@ -29,6 +29,8 @@ app.command()(publish.pub)
 app.command()(tail.sub)
 app.add_typer(queue.app, name="queue")
 app.add_typer(topic.app, name="topic")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(connections.app, name="connections")
 app.command()(bench.bench)
 app.command()(demo)
 

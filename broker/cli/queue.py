@@ -39,7 +39,7 @@ def list_(
 ) -> None:
     """List queues and what waits in them."""
     with Api(url) as api:
-        rows = api.get("/v1/subscriptions")["subscriptions"]
+        rows = list(api.pages("/v1/subscriptions", "subscriptions"))
     wanted = [row for row in rows if everything or row["kind"] == "queue"]
     empty = "No queue yet; make one: postroom queue create NAME --topic FILTER"
     show(wanted, COLUMNS if everything else [c for c in COLUMNS if c != "kind"], output, empty)

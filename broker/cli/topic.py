@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, help="Topics.")
 def list_(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
     """List topics with their messages and bytes still in the log."""
     with Api(url) as api:
-        rows = api.get("/v1/topics")["topics"]
+        rows = list(api.pages("/v1/topics", "topics"))
     show(rows, ("name", "messages", "bytes"), output, "No topic yet; publish: postroom pub orders/created hello")
 
 

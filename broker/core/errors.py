@@ -48,6 +48,7 @@ class Code(Enum):
     DISK_LOW = "disk_low"
     UNSUPPORTED = "unsupported"
     SLOW_READER = "slow_reader"
+    DISMISSED = "dismissed"
     TIMEOUT = "timeout"
     SHUTTING_DOWN = "shutting_down"
     STORAGE_FAILED = "storage_failed"
@@ -81,6 +82,7 @@ KINDS: dict[Code, Kind] = {
     Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 503, 0x97),
     Code.UNSUPPORTED: Kind("This engine cannot do that.", 501, 0x83),
     Code.SLOW_READER: Kind("You read more slowly than allowed; resume from your position.", 503, 0x97, closes=True),
+    Code.DISMISSED: Kind("An operator closed this connection; ask before you connect again.", 503, 0x98, closes=True),
     Code.TIMEOUT: Kind("It took too long; whether it happened is unknown: retry with the same id.", 504, 0x83),
     Code.SHUTTING_DOWN: Kind("The daemon is stopping; connect again in a moment.", 503, 0x8B, closes=True),
     Code.STORAGE_FAILED: Kind("The disk refused a write; nothing more is confirmed: see postroom status.", 503, 0x88),

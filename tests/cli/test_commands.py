@@ -73,6 +73,43 @@ def test_the_same_id_is_told(run: Run) -> None:
     assert (code, out) == (0, f"already there: id same, offset {first['offset']}\n")
 
 
+def test_scheduled_messages_are_listed_and_cancelled(run: Run) -> None:
+    run("pub", "reminders", "x", "--delay", "2h", "--id", "r1")
+    code, out, _ = run("schedule", "ls", "-o", "ndjson")
+    assert code == 0
+    assert "r1" in [row["id"] for row in lines(out)]
+    assert run("schedule", "cancel", "r1")[0] == 0
+    assert "r1" not in [row["id"] for row in lines(run("schedule", "ls", "-o", "ndjson")[1])]
+    code, _, err = run("schedule", "cancel", "r1")
+    assert (code, "no message 'r1' waits" in err) == (1, True)
+
+
+def test_connections_are_listed_and_one_is_closed(run: Run, api: Api) -> None:
+    api.get("/livez")  # opens a connection that is kept
+    code, out, _ = run("connections", "ls", "-o", "ndjson")
+    assert code == 0
+    ours, *_ = [row for row in lines(out) if row["door"] == "http"]
+    assert {"id", "address", "port", "principal", "since"} <= set(ours)
+    assert run("connections", "kick", ours["id"])[0] == 0
+    assert ours["id"] not in [row["id"] for row in lines(run("connections", "ls", "-o", "ndjson")[1])]
+    code, _, err = run("connections", "kick", ours["id"])
+    assert (code, "no connection" in err) == (1, True)
+
+
+def test_long_lists_are_read_to_their_end(api: Api) -> None:
+    for i in range(5):
+        api.put(name_path("subscriptions", f"page-{i}"), {"topics": [f"page/{i}"]})
+    asked: list[Any] = []
+    get = api.get
+    api.get = lambda path, **query: asked.append(query) or get(path, **query, limit=2)  # type: ignore[method-assign,func-returns-value]
+    names = [row["name"] for row in api.pages("/v1/subscriptions", "subscriptions")]
+    assert [name for name in names if name.startswith("page-")] == [f"page-{i}" for i in range(5)]
+    assert len(asked) > 2
+    assert len(set(names)) == len(names)
+    for i in range(5):
+        api.delete(name_path("subscriptions", f"page-{i}"))
+
+
 def test_a_delayed_message_is_told_with_its_time(run: Run) -> None:
     code, out, _ = run("pub", "later", "x", "--delay", "1h", "--id", "l1")
     assert code == 0

@@ -14,7 +14,7 @@ is no `*`: who may speak through a visitor's browser is named."""
 
 _PAGE = web.RequestKey("page", str)
 _METHODS = "GET, POST, PUT, DELETE"
-_EXPOSED = "Allow, Content-Encoding, Location, Retry-After, traceparent, Postroom-Request-Id"
+_EXPOSED = "Allow, Content-Encoding, ETag, Location, Retry-After, traceparent, Postroom-Request-Id"
 _PREFLIGHT_SECONDS = "600"
 
 

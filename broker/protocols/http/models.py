@@ -112,9 +112,9 @@ class ReceivedMessages(Shape):
 
 
 class Item(TypedDict):
-    """One message of a batch. `body`: a text is stored as it is when `content_type` is no JSON type; anything else as
-    compact JSON, with `application/json` when no type is given. What must arrive byte for byte goes as `body_base64`.
-    Neither of them: an empty body."""
+    """One message of a batch. `body` is a JSON value, stored in compact form; or a text when `content_type` is none of
+    JSON's. It is `application/json` when it is not given. What must arrive byte for byte goes as
+    `body_base64`; one of both must be there. `due` is a time, `delay` a span; give one of them or none."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
@@ -313,6 +313,94 @@ class Status(Shape):
     epoch: str
     next_offset: int
     limits: LimitsNow
+
+
+class Keys(Shape):
+    """Sorted."""
+
+    keys: list[str]
+    next: str | None
+
+
+class Revision(Shape):
+    """Revisions rise over all keys."""
+
+    key: str
+    revision: int
+
+
+class KeyWrite(TypedDict):
+    """Write a text (`value`) or bytes (`value_base64`); `value: null` deletes. `expect`: the revision that the key must
+    have, 0: it must be absent."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    key: Annotated[str, Field(min_length=1, max_length=512)]
+    value: NotRequired[str | None]
+    value_base64: NotRequired[str]
+    expect: NotRequired[Annotated[int, Field(ge=0)]]
+
+
+class UnitSettle(TypedDict):
+    """As an item of `settle`, of any queue."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    queue: Annotated[str, Field(min_length=1)]
+    receipt: str
+    outcome: Literal["ack", "retry", "reject", "release"]
+    delay: NotRequired[Span]
+    error: NotRequired[str]
+
+
+class Work(TypedDict):
+    """What is done together or not at all."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    publish: NotRequired[list[Item]]
+    settle: NotRequired[list[UnitSettle]]
+    set: NotRequired[list[KeyWrite]]
+
+
+class Done(Shape):
+    """Receipts in the order of `publish`, revisions in that of `set`."""
+
+    receipts: list[Receipt]
+    revisions: list[int]
+
+
+class Cursor(Shape):
+    """Everything up to `position` is done; `lag` offsets are behind it."""
+
+    position: Position
+    lag: int
+
+
+class CursorMove(Given):
+    """Where it shall stand."""
+
+    position: Position
+
+
+class Connection(Shape):
+    """`client` is the name that it gave itself; `how` says by what it proved who it is: `token 5f0c…`, `password`, …"""
+
+    id: str
+    door: str
+    address: str
+    port: int
+    principal: str | None
+    client: str
+    how: str | None
+    since: Moment
+
+
+class Connections(Shape):
+    """Oldest first."""
+
+    connections: list[Connection]
+    next: str | None
 
 
 # Who may do what

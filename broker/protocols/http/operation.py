@@ -6,6 +6,7 @@ A parameter checks what a request says and knows the JSON schema that describes 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel
@@ -133,7 +134,7 @@ class Answer:
     """One good answer. `model` is a pydantic model or None for no JSON; `media` what else it is."""
 
     about: str
-    model: type[BaseModel] | None = None
+    model: type[BaseModel] | UnionType | None = None
     media: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 

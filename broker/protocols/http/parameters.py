@@ -5,16 +5,19 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
+from pydantic import ValidationError
 
 from broker.core.duration import parse_duration
 from broker.core.errors import BrokerError, Code
 from broker.core.position import Start
 from broker.core.topic import check_filter
 from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
+from broker.protocols.http import cloudevents
 
 MAX_JSON = 4 << 20
 """Bytes of a request body that is a command rather than a message."""
@@ -85,9 +88,11 @@ def _refuse_constant(name: str) -> Any:
 
 
 def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
-    """The options of a publish. Raises BAD_OPTION for unknown, repeated or ill-formed `Postroom-*` headers."""
+    """The options of a publish. Raises BAD_OPTION for unknown, repeated or ill-formed `Postroom-*` headers, BAD_MESSAGE
+    for those of a CloudEvent that is none."""
     options: dict[str, Any] = {}
     own: dict[str, str] = {}
+    event: dict[str, str] = {}
     trace: dict[str, list[str]] = {}
     for name, value in headers.items():
         lower = name.lower()
@@ -95,6 +100,10 @@ def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
             _once(options, "content_type", value, name)
         elif lower in (TRACEPARENT, TRACESTATE):
             trace.setdefault(lower, []).append(value)
+        elif lower == "idempotency-key":
+            _once(options, "id", _unquoted(value), name)
+        elif lower.startswith(cloudevents.PREFIX):
+            _once(event, lower[3:], value, name)
         elif lower.startswith("postroom-header-"):
             _once(own, lower[16:], value, name)
         elif lower.startswith("postroom-") and lower != REQUEST_ID:
@@ -104,7 +113,13 @@ def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
         own = {**trace_context(trace.get(TRACEPARENT, ()), trace.get(TRACESTATE, ())), **own}
     if own:
         options["headers"] = own
-    return options
+    return with_event(cloudevents.from_headers(event), options) if "specversion" in event else options
+
+
+def with_event(event: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says of itself, and what the request says of it beside that, which goes before."""
+    headers = {**event.get("headers", {}), **options.get("headers", {})}
+    return {**event, **options, "headers": headers}
 
 
 def _once(values: dict[str, Any], key: str, value: Any, name: str) -> None:
@@ -121,6 +136,32 @@ def _option(option: str, value: str, name: str) -> tuple[str, Any]:
     if option == "priority":
         return option, whole(value, name, 0, 9)
     raise BrokerError(Code.BAD_OPTION, f"no header {name}; there are {_OPTIONS}")
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """What makes a retry safe (draft-ietf-httpapi-idempotency-key-header): a text, in quotes as the draft has it or
+    bare."""
+    value = headers.get("Idempotency-Key")
+    return None if value is None else _unquoted(value)
+
+
+def _unquoted(value: str) -> str:
+    quoted = len(value) >= 2 and value[0] == value[-1] == '"'
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if quoted else value
+
+
+def media_type(request: web.BaseRequest) -> str:
+    """Of the body, in small letters and without parameters; "" when none is given."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def refusal_of(error: ValidationError, hint: str) -> BrokerError:
+    """What does not fit, as the first error of a model says it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return BrokerError(Code.BAD_REQUEST, f"the body is not JSON: {first['msg'].partition(': ')[2]}; {hint}")
+    place = ".".join(str(part) for part in first["loc"])
+    return BrokerError(Code.BAD_REQUEST, f"{place}: {first['msg']}; {hint}" if place else f"{first['msg']}; {hint}")
 
 
 # Single values

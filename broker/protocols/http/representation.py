@@ -6,6 +6,7 @@ key is moved; what merely claims to be JSON goes as base64. Floor 4.
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -108,20 +109,36 @@ def _as_text(body: bytes) -> str | None:
 
 
 def receipt_json(published: Published) -> bytes:
-    """What a publisher is told. Written by hand: this is on the path of every publish."""
+    """What a publisher is told."""
+    return _receipt(published).encode()
+
+
+def receipts_json(published: Sequence[Published]) -> bytes:
+    """The same for many."""
+    return f'{{"receipts":[{",".join(map(_receipt, published))}]}}'.encode()
+
+
+def done_json(published: Sequence[Published], revisions: Sequence[int]) -> bytes:
+    """What became of a unit."""
+    receipts = ",".join(map(_receipt, published))
+    return f'{{"receipts":[{receipts}],"revisions":{dumps(list(revisions))}}}'.encode()
+
+
+def _receipt(published: Published) -> str:
+    """Written by hand: this is on the path of every publish."""
     if published.offset is None:
         return _receipt_without_offset(published)
     duplicate = "true" if published.duplicate else "false"
     return (
         f'{{"id":{dumps(published.id)},"offset":{published.offset},"position":"{published.position}",'
         f'"duplicate":{duplicate}}}'
-    ).encode()
+    )
 
 
-def _receipt_without_offset(published: Published) -> bytes:
+def _receipt_without_offset(published: Published) -> str:
     values = {"id": published.id, "offset": None, "position": None, "duplicate": published.duplicate}
     due = {} if published.due is None else {"due": moment(published.due)}
-    return dumps(values | due).encode()
+    return dumps(values | due)
 
 
 def subscription_values(info: SubscriptionInfo) -> dict[str, Any]:

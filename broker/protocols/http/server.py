@@ -29,9 +29,13 @@ from broker.observe.origin import ORIGIN
 from broker.protocols.http.access import Origins, connection_of, given_id, log_request
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.authorization import OPEN_PATHS, Authorization
+from broker.protocols.http.batch import BatchRoutes
 from broker.protocols.http.connection import PLAIN, Clockwork, Connection
+from broker.protocols.http.connections import ConnectionRoutes
 from broker.protocols.http.cors import Request, preflight
+from broker.protocols.http.cursor import CursorRoutes
 from broker.protocols.http.docs import DocsRoutes
+from broker.protocols.http.keys import KeyRoutes
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.parameters import MAX_JSON, known
 from broker.protocols.http.problem import problem
@@ -41,6 +45,7 @@ from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.router import MethodNotAllowedError, Route, Router
 from broker.protocols.http.stream import StreamRoutes
 from broker.protocols.http.subscriptions import SubscriptionRoutes
+from broker.protocols.http.unit import UnitRoutes
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
@@ -115,9 +120,14 @@ class HttpServer:
         self._router = Router()
         parts = (
             PublishRoutes(hub),
+            BatchRoutes(hub),
+            UnitRoutes(hub, self._receivers),
             QueueRoutes(hub, options, self._receivers),
             self._streams,
             SubscriptionRoutes(hub, secret or _no_secret),
+            CursorRoutes(hub),
+            KeyRoutes(hub),
+            ConnectionRoutes(hub, self._admission),
             AdminRoutes(hub, self.registry, lambda: self._stopping, more),
             DocsRoutes(lambda: self.routes),
         )
