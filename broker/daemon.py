@@ -30,6 +30,7 @@ from broker.auth.options import AuthOptions
 from broker.auth.principal import BROKER
 from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
+from broker.config.tls import IN_THE_CLEAR
 from broker.connectors.file.drop import DropFolder
 from broker.connectors.file.figures import figures as drop_figures
 from broker.connectors.file.options import DropOptions
@@ -419,6 +420,8 @@ class Daemon:
                     f"{door}: others could reach {address_of(sock)}, and there is no [auth]; write [auth] into the"
                     " configuration, or use loopback"
                 )
+            if door not in self._tls and not stays_here(sock):
+                log.warning(IN_THE_CLEAR, extra={"door": door, "address": address_of(sock)})
         return sockets
 
     # Configuration

@@ -356,3 +356,16 @@ def test_the_check_reads_the_files_of_tls(tmp_path: Path) -> None:
     path.write_text(f'[http.tls]\ncertificate = "{tmp_path}/none"\n')
     assert not check_config(path, {}, said.append)
     assert f"http.tls.certificate: there is no file {tmp_path}/none; name the one that was meant" in said[0]
+
+
+def test_a_door_that_others_reach_without_tls_is_warned_of(tmp_path: Path) -> None:
+    pair = Authority(tmp_path / "ca").issue("localhost")
+    path = tmp_path / "postroom.toml"
+    said: list[str] = []
+    others = '[auth]\ncertificates = {"DNS:a" = "b"}\n[native]\nhost = "0.0.0.0"\n[http]\nhost = "0.0.0.0"\n'
+    path.write_text(f'{others}[http.tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n')
+    assert check_config(path, {}, said.append)
+    assert said[:2] == [
+        "warning: native.host: tokens and messages travel in the clear: others can reach this door and it has no [tls]",
+        'warning: auth.certificates: no door asks clients for one; set client_certificates = "optional" in [tls]',
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from broker.config.model import Config, declared_spec
+from broker.config.model import DOORS, Config, declared_spec
 from broker.config.problem import ConfigError, Problem, key_of, problems_of
 from broker.config.secret import Expander, is_open, texts_of_secrets
 from broker.config.tls import read_certificates, tls_problems, tls_warnings
@@ -78,7 +78,7 @@ def check_config(
     except ConfigError as error:
         say(str(error))
         return False
-    for warning in (*_warnings(path, environ), *tls_warnings(served)):
+    for warning in (*_warnings(path, environ), *tls_warnings(config, served)):
         say(f"warning: {warning}")
     declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {len(config.drop)} drop folders"
     say(f"{path or 'the default configuration'} is good: data in {config.data_dir}, {declared}")
@@ -136,11 +136,10 @@ def _environment_value(text: str) -> Any:
 
 def _check_doors(config: Config) -> list[Problem]:
     native, http = config.native, config.http
-    hosts = {"native": native.host if native.tcp else "localhost", "http": http.host}
     problems = [
-        Problem(f"{door}.host", _EXPOSED.format(host=host, door=door))
-        for door, host in hosts.items()
-        if config.auth is None and not is_loopback(host)
+        Problem(f"{door}.host", _EXPOSED.format(host=config.host_of(door), door=door))
+        for door in DOORS
+        if config.auth is None and not is_loopback(config.host_of(door))
     ]
     if native.tcp and native.port == http.port != 0:
         problems.append(Problem("http.port", f"{http.port} is the native port as well; set another one"))

@@ -84,6 +84,11 @@ class Config(BaseModel):
         """The same, parsed."""
         return [declared_spec(*entry) for entry in self.declared()]
 
+    def host_of(self, door: str) -> str:
+        """Where a door listens by TCP; for one that does not, this machine."""
+        options = getattr(self, door)
+        return str(options.host) if getattr(options, "tcp", True) else "localhost"
+
     def tls_of(self, door: str) -> TlsOptions | None:
         """What a door speaks TLS with: its own options over those of `[tls]`; None when it speaks plainly."""
         options: TlsOptions = getattr(self, door).tls.over(self.tls)

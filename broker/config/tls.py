@@ -5,7 +5,10 @@ from pathlib import Path
 from broker.config.model import DOORS, Config
 from broker.config.problem import ConfigError, Problem
 from broker.config.secret import is_open
+from broker.net.address import is_loopback
 from broker.net.tls import Tls, TlsError
+
+IN_THE_CLEAR = "tokens and messages travel in the clear: others can reach this door and it has no [tls]"
 
 
 def tls_problems(config: Config) -> list[Problem]:
@@ -46,11 +49,20 @@ def read_certificates(path: Path | None, config: Config) -> list[Tls]:
     return served
 
 
-def tls_warnings(served: list[Tls]) -> list[str]:
-    """Certificates that end soon, and private keys that everybody on this machine may read."""
-    said = [tls.warning() for tls in served]
+def tls_warnings(config: Config, served: list[Tls]) -> list[str]:
+    """Certificates that end soon, private keys that everybody on this machine may read, doors that speak plainly to
+    others, names of client certificates that nobody asks for."""
+    exposed = [door for door in DOORS if not is_loopback(config.host_of(door)) and config.tls_of(door) is None]
+    said = [f"{door}.host: {IN_THE_CLEAR}" for door in exposed]
+    if config.auth is not None and config.auth.certificates and not any(map(_asks_clients, served)):
+        said.append('auth.certificates: no door asks clients for one; set client_certificates = "optional" in [tls]')
+    said += [tls.warning() for tls in served]
     for tls in served:
         key = tls.options.key or tls.certificate.path
         if is_open(key):
             said.append(f"{key} holds a private key and everybody may read it; chmod o-r {key}")
     return list(dict.fromkeys(warning for warning in said if warning))
+
+
+def _asks_clients(tls: Tls) -> bool:
+    return tls.options.client_certificates != "none"

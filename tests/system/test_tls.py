@@ -264,3 +264,40 @@ def test_throughput_is_of_the_same_order(tmp_path: Path, authority: Authority) -
                 client.publish_many([("a", b"x" * 256)] * 20_000)
                 rates.append(20_000 / (time.monotonic() - begun))
     assert rates[1] > rates[0] / 5
+
+
+def test_a_client_certificate_says_who_speaks(tmp_path: Path, authority: Authority) -> None:
+    """The names of the certificate, verified in the handshake, are a principal's; its grants hold at both doors."""
+    clients = ['client_certificates = "optional"', f'client_ca = "{authority.path}"']
+    names = '[auth]\ncertificates = { "URI:spiffe://example.com/billing" = "billing" }\n'
+    billing = authority.issue("spiffe://example.com/billing", file="billing")
+    other = authority.issue("spiffe://example.com/other", file="other")
+    with Served(tmp_path, names + section(authority.issue("127.0.0.1"), *clients)) as served:
+        served.ready()
+        token = (tmp_path / "data" / "admin.token").read_text().strip()
+        admin = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        with https(served, authority.trusted()) as connection:
+            body = json.dumps({"grant": "publish bills/#"})
+            connection.request("POST", "/v1/principals/billing/grants", body, admin)
+            answer = connection.getresponse()
+            assert answer.status < 300, answer.read()
+        files = (billing.certificate, billing.key)
+        with connect(native(served), tls=str(authority.path), certificate=files) as client:
+            assert client.publish("bills/1", b"x").offset
+            with pytest.raises(PostroomError, match="billing may not publish"):
+                client.publish("orders/1", b"x")
+        for shown_, topic, status in ((billing, "bills", 201), (billing, "orders", 403), (other, "bills", 401)):
+            with https(served, authority.trusted(shown_)) as connection:
+                connection.request("POST", f"/v1/topics/{topic}/messages", b"x")
+                assert connection.getresponse().status == status
+        refused = (other.certificate, other.key)
+        with pytest.raises(PostroomError, match="unauthenticated"):
+            connect(native(served), tls=str(authority.path), certificate=refused)
+
+
+def test_a_door_that_others_reach_without_tls_is_warned_of(tmp_path: Path, authority: Authority) -> None:
+    others = '[auth]\n[native]\nhost = "0.0.0.0"\n[http]\nhost = "0.0.0.0"\n'
+    with Served(tmp_path, others + section(authority.issue("127.0.0.1"), name="http.tls")) as served:
+        served.ready()
+        (told,) = [json.loads(line) for line in served.log if "in the clear" in line]
+        assert (told["level"], told["door"]) == ("warning", "native")
