@@ -6,6 +6,7 @@ not absolutes: machines differ, and the same machine differs by the hour.
 """
 
 import argparse
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from tests.bench.plan import QUICK, Plan, Scenario
 from tests.bench.progress import Progress
 from tests.bench.report import Told
 from tests.bench.runner import keys_of, run
-from tests.bench.scenarios import backlog, client, fsync, idle_subscriptions, latency, streams, topics, window
+from tests.bench.scenarios import backlog, client, fsync, http, idle_subscriptions, latency, streams, topics, window
 
 WIDTH = 140
 """Columns of a table that no terminal shows."""
@@ -32,7 +33,10 @@ SCENARIOS: dict[str, Callable[[Plan], Scenario]] = {
     "fsync": fsync.scenario,
     "latency": latency.scenario,
     "streams": streams.scenario,
+    "http": http.scenario,
 }
+NEEDS = {"http": "wrk"}
+"""Programs without which a scenario is left out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notes.append(f"quick: {QUICK} times fewer messages than for figures that count; verdicts are hints")
     if machine.busy():
         notes.append("others are using this machine: expect noise")
-    scenarios = [SCENARIOS[name](plan) for name in options.scenario]
+    lacking = [name for name in options.scenario if name in NEEDS and shutil.which(NEEDS[name]) is None]
+    notes += [f"{name} is left out, {NEEDS[name]} is not installed" for name in lacking]
+    scenarios = [SCENARIOS[name](plan) for name in options.scenario if name not in lacking]
     return _measure(scenarios, plan, options, notes)
 
 
