@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
+from broker.cli.credential import given_token
 from broker.cli.errors import FailedError, RefusedError, UnreachableError
 
 TIMEOUT = 30.0
@@ -135,7 +136,9 @@ class Api:
     ) -> http.client.HTTPResponse:
         if self._connection is None:
             self._connection = self._connect()
-        self._connection.request(method, target, body=body, headers={n: v.encode() for n, v in headers.items()})
+        token = given_token()
+        sent = {**headers, "Authorization": f"Bearer {token}"} if token else headers
+        self._connection.request(method, target, body=body, headers={n: v.encode() for n, v in sent.items()})
         return self._connection.getresponse()
 
     def _open(self) -> socket.socket:

@@ -10,7 +10,20 @@ from pathlib import Path
 import typer
 
 from broker import __version__
-from broker.cli import bench, connections, publish, queue, schedule, serve, status, tail, topic
+from broker.cli import (
+    bench,
+    connections,
+    grant,
+    publish,
+    queue,
+    schedule,
+    serve,
+    status,
+    tail,
+    token,
+    topic,
+    user,
+)
 from broker.cli.demo.story import demo
 from broker.cli.errors import FailedError
 from broker.cli.output import remark
@@ -31,6 +44,9 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(topic.app, name="topic")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(connections.app, name="connections")
+app.add_typer(token.app, name="token")
+app.add_typer(grant.app, name="grant")
+app.add_typer(user.app, name="user")
 app.command()(bench.bench)
 app.command()(demo)
 
@@ -49,9 +65,16 @@ def _options(
     ca: Path | None = typer.Option(
         None, "--ca", envvar="POSTROOM_CA", help="A PEM file of the authorities to trust in https:// addresses."
     ),
+    show: str | None = typer.Option(
+        None, "--token", envvar="POSTROOM_TOKEN", show_envvar=True, help="Who you are; better in a file than here."
+    ),
+    token_file: Path | None = typer.Option(
+        None, "--token-file", envvar="POSTROOM_TOKEN_FILE", help="A file with a token."
+    ),
 ) -> None:
-    if ca is not None:
-        os.environ["POSTROOM_CA"] = str(ca)  # where `api` looks
+    for name, value in (("CA", ca), ("TOKEN", show), ("TOKEN_FILE", token_file)):
+        if value is not None:
+            os.environ[f"POSTROOM_{name}"] = str(value)  # where `api` and `credential` look
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

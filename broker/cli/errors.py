@@ -12,6 +12,7 @@ NEXT: dict[str, str] = {
     Code.BAD_FILTER.value: "postroom sub 'orders/#'",
     Code.BAD_TOPIC.value: "postroom topic ls",
     Code.BAD_POSITION.value: "postroom sub '#' --from earliest",
+    Code.UNAUTHENTICATED.value: "export POSTROOM_TOKEN_FILE=FILE, or postroom --token TOKEN status",
     Code.QUEUE_FULL.value: "postroom queue ls",
     Code.RATE_LIMITED.value: "postroom status",
     Code.OVERLOADED.value: "postroom status",

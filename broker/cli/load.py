@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import msgpack
 
+from broker.cli.credential import given_token
 from broker.cli.errors import FailedError, UnreachableError
 
 HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, REQUEST, GOODBYE = 1, 2, 3, 4, 5, 9, 12
@@ -67,7 +68,9 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not asyncio's by inheritance
-        self.send([HELLO, 1, {"client": "postroom bench", "publisher": str(uuid.uuid4())}])
+        hello = {"client": "postroom bench", "publisher": str(uuid.uuid4())}
+        token = given_token()
+        self.send([HELLO, 1, hello | {"token": token} if token else hello])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whoever waits."""

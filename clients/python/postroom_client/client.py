@@ -15,6 +15,7 @@ from postroom_client.batch import Draft, Group
 from postroom_client.body import decoder_of
 from postroom_client.connection import Connection
 from postroom_client.consumer import Consumer
+from postroom_client.credential import credentials
 from postroom_client.credit import Credit
 from postroom_client.crew import Crew
 from postroom_client.deliveries import Deliveries
@@ -46,6 +47,7 @@ class Client(Administration):
     `name` goes to the broker's logs. `publisher` is the lasting id under which retries are recognised; drawn at random
     unless given. `window`: how many messages may be unconfirmed. `timeout`: seconds for the first connection;
     afterwards a lost one is restored for as long as it takes. `close_timeout`: seconds that closing waits for confirms.
+    `token`, or `user` and `password`: who this is; None: POSTROOM_TOKEN, else nobody asks.
     `tls`: an SSLContext or a PEM file of the authorities to trust; None: POSTROOM_CA, else the system's.
     `certificate`: the client's own, a PEM file with its key or (certificate, key). `trace`: called for each message
     that is published; what it returns (`{"traceparent": …}`) goes into its headers, unless they have it.
@@ -58,6 +60,8 @@ class Client(Administration):
         name: str | None = None,
         publisher: str | None = None,
         token: str | None = None,
+        user: str | None = None,
+        password: str | None = None,
         window: int = 4096,
         timeout: float = 10.0,
         close_timeout: float = 10.0,
@@ -72,8 +76,7 @@ class Client(Administration):
         self.publisher = publisher or uuid.uuid4().hex
         self._hello: dict[str, Any] = {"client": name or f"python@{socket.gethostname()}", "publisher": self.publisher}
         self._hello["features"] = ["slowed"]
-        if token or address.token:
-            self._hello["token"] = token or address.token or ""
+        self._hello |= credentials(token or address.token, user, password)
         self._outbox = Outbox(window)
         self._backoff = backoff or Backoff()
         self._timeout = timeout
