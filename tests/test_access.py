@@ -138,6 +138,10 @@ def request_of(route: Route, there: bool) -> tuple[str, str, Any]:
         value = body.example if body.example is not None else {}
         if route.name == "settle":
             value = []
+        elif route.name == "move_cursor":
+            value = {"position": "00000000.1"}
+        elif route.name == "unit":  # its example settles by a receipt, which nobody can make up
+            value = {"publish": [{"topic": names["topic"] if there else "nothing", "body": 1}]}
     return route.method, path + ("?" + "&".join(query).replace("#", "%23").replace(" ", "%20") if query else ""), value
 
 
@@ -176,11 +180,12 @@ async def test_who_may_not_does_nothing_and_learns_nothing_over_http(world: Worl
         other_status, other = await world.ask(*elsewhere, token)
         assert status == other_status, route
         assert status in (403, 404), (route, text)
-        named = re.search(r"/v1/\w+/([\w-]+)", path)
-        if named is not None and method != "HEAD":
-            assert text.replace(named[1], "…") == other.replace("nothing", "…"), route
+        said = f"{path} {json.dumps(body)}"  # what the request itself named it may hear again
         for secret in SECRETS:
-            assert secret not in text or secret in path, (route, text)
+            assert secret not in text or secret in said, (route, text)
+            text = text.replace(secret, "nothing")
+        if method != "HEAD":
+            assert text == other, route
     assert tried > 20
     assert await world.state() == before
 

@@ -15,12 +15,8 @@ class Keyspace:
 
     async def load(self) -> Mapping[str, bytes]:
         """All of them."""
-        found: dict[str, bytes] = {}
-        for key in await self._engine.keys(self._prefix):
-            entry = await self._engine.get(key)
-            if entry is not None:
-                found[key.removeprefix(self._prefix)] = entry[0]
-        return found
+        found = await self._engine.items(self._prefix)
+        return {key.removeprefix(self._prefix): value for key, value, _ in found}
 
     async def save(self, name: str, value: bytes | None) -> None:
         """On disk when it returns; None deletes. Raises BrokerError."""

@@ -65,6 +65,8 @@ class CursorRoutes:
 
     async def move(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers where it stands after the commit."""
+        principal = principal_of(request)
+        self._hub.stream(principal, name)
         values = await read_json(request)
         arrived(request)
         if not isinstance(values, dict) or set(values) != {"position"} or type(values["position"]) is not str:
@@ -74,8 +76,6 @@ class CursorRoutes:
             raise BrokerError(
                 Code.BAD_POSITION, f"{position} is of another log than this one, {self._hub.engine.epoch}"
             )
-        principal = principal_of(request)
-        self._hub.stream(principal, name)
         connection = connection_of(request)
         with connection:
             await self._hub.settle(principal, [Settle(name, Outcome.ACK, position.offset)], sender=connection)
