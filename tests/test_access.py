@@ -190,6 +190,38 @@ async def test_who_may_not_does_nothing_and_learns_nothing_over_http(world: Worl
     assert await world.state() == before
 
 
+async def test_who_may_not_does_nothing_and_learns_nothing_over_a_websocket(world: World) -> None:
+    token = await world.token("mallory", *NARROW)
+    before = await world.state()
+    said = []
+    for queue, stream, topic in (("mailer", "hidden", "jobs"), ("nothing",) * 3):
+        requests: list[dict[str, Any]] = [
+            {"type": "subscribe", "sub": 1, "topics": [topic], "from": "earliest"},
+            {"type": "subscribe", "sub": 2, "topics": ["#"], "from": "earliest"},
+            {"type": "subscribe", "sub": 3, "subscription": queue},
+            {"type": "subscribe", "sub": 4, "subscription": stream},
+            {"type": "publish", "ref": 1, "messages": [{"topic": topic, "body": 1}]},
+            {"type": "settle", "ref": 2, "sub": 3, "outcome": "ack", "offsets": [1]},
+            {"type": "commit", "ref": 3, "sub": 4, "position": "00000000.1"},
+        ]
+        async with world.session.ws_connect(f"{world.http}/v1/stream", headers=bearer(token)) as socket:
+            assert (await socket.receive_json())["type"] == "welcome"
+            answers = []
+            for request in requests:
+                await socket.send_json(request)
+                answers.append(await socket.receive_json(timeout=PATIENCE))
+        for request, refusal in zip(requests, answers, strict=True):
+            assert refusal["type"] == "refused", (request, refusal)
+            if request["type"] in ("subscribe", "publish"):
+                assert refusal["problem"]["code"] == "forbidden", (request, refusal)
+        text = json.dumps(answers)
+        for name in (queue, stream, topic):
+            text = text.replace(name, "nothing")
+        said.append(text)
+    assert said[0] == said[1]
+    assert await world.state() == before
+
+
 # Native
 
 
