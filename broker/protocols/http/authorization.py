@@ -10,8 +10,8 @@ from broker.auth.identity import LOCALLY, Credentials, Identity, credentials_of
 from broker.core.errors import BrokerError, Code
 from broker.protocols.http.access import connection_of
 
-OPEN_PATHS = frozenset(("/livez", "/readyz"))
-"""For everybody: they tell nothing but that."""
+OPEN_PATHS = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/docs/reference.css", "/docs/reference.js"))
+"""For everybody: they tell whether it runs, and how any Postroom is spoken to."""
 STREAM_PATH = "/v1/stream"
 ACCESS_TOKEN = "access_token"  # noqa: S105
 """In the query of STREAM_PATH alone: neither EventSource nor a browser's WebSocket can send a header."""

@@ -24,6 +24,7 @@ from broker.net.tls import peer_names
 from broker.observe.access import access, access_wanted
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
+from broker.protocols.http.serial import Serial
 
 _LATE = raw_problem(BrokerError(Code.TIMEOUT, "the request did not arrive in time; nothing was done"), 408)
 PLAIN = raw_problem(BrokerError(Code.BAD_REQUEST, "this port speaks TLS; write https://"))
@@ -55,7 +56,7 @@ class Clockwork:
         self.stalling.close()
 
 
-class Connection(web.RequestHandler):
+class Connection(Serial):
     """See the module. A handler finds it as `request.protocol`; the register as an OpenConnection.
 
     `on_dismiss`: what a handler that stays for long wants done when the connection is dismissed. `interrupted`: with
@@ -141,7 +142,7 @@ class Connection(web.RequestHandler):
     def __enter__(self) -> None:
         """A handler waits for a commit: within `with`, its task is cancelled when that takes too long. Costs a tenth
         of asyncio.timeout, which makes a timer of its own for every request."""
-        self._committing = asyncio.current_task()
+        self._committing = self._task_handler
         self._clockwork.committing.begin(self)
 
     def __exit__(self, *_: object) -> None:

@@ -71,7 +71,8 @@ class PublishRoutes:
         """Answers 201 with the receipt after the commit."""
         options = parameters.publish_options(request.headers)
         connection = connection_of(request)
-        self._hub.check_room(principal_of(request), connection, request.content_length or 0)
+        principal = principal_of(request)
+        self._hub.check_room(principal, connection, request.content_length or 0)
         kind = options.get("content_type", "")
         if kind[:23].lower() == cloudevents.STRUCTURED:
             return await self._publish_events(request, topic, options)
@@ -79,8 +80,8 @@ class PublishRoutes:
         connection.arrived()
         message = Outgoing(topic, body, options)
         with connection:
-            published = await self._hub.publish(principal_of(request), [message], sender=connection)
-        return Reply(receipt_json(published[0]), 201)
+            published = await self._hub.publish_one(principal, message, connection)
+        return Reply(receipt_json(published), 201)
 
     async def _publish_events(
         self, request: web.BaseRequest, topic: str, options: dict[str, Any]
