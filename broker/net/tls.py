@@ -37,7 +37,8 @@ class TlsOptions(BaseModel):
 
     `certificate` is a PEM file with the certificate and those between it and its authority; `key` its private key,
     which may stand in the same file, and `key_password` opens it when it is encrypted. `client_ca`: the authorities of
-    client certificates. `handshake_timeout` (ms): from the connection to the end of the handshake.
+    client certificates. `handshake_timeout` (ms): from the connection to the end of the handshake; a reload does not
+    change it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -31,6 +31,7 @@ _SECRET_FORMS = (
         rf"\1{HIDDEN}",
     ),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), HIDDEN),
+    (re.compile(r"\b(pr_[A-Za-z0-9]{1,40}_)[A-Za-z0-9]{8,}"), rf"\1{HIDDEN}"),
     (re.compile(r"(://[^\s:/@]*:)[^\s/@]+@"), rf"\1{HIDDEN}@"),
 )
 _BARE = re.compile(r"[\w.:/@+#$*,;()\[\]-]+")

@@ -96,6 +96,8 @@ def test_the_level_holds_and_can_be_changed() -> None:
         "token=hunter2hunter2&x=1",
         'password: "hunter2hunter2"',
         "whsec_hunter2hunter2",
+        "/v1/stream?access_token=hunter2hunter2",
+        "no token pr_0a1b2c3d4e5f_hunter2hunter2 is known",
         "amqp://bob:hunter2hunter2@host/",
     ],
 )

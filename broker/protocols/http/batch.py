@@ -1,6 +1,6 @@
 """Publish many messages with one request: `POST /v1/messages`, all or nothing, one commit. Floor 4."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.draft import outgoing
 from broker.protocols.http.models import Item, Receipts
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
-from broker.protocols.http.parameters import idempotency_key, media_type, read_body, refusal_of
+from broker.protocols.http.parameters import idempotency_key, media_type, read_body, refusal_of, trace_of
 from broker.protocols.http.publish import IDEMPOTENCY_KEY
 from broker.protocols.http.reply import Reply
 from broker.protocols.http.representation import receipts_json
@@ -61,7 +61,7 @@ class BatchRoutes:
         items = _items(media_type(request), body)
         if not 0 < len(items) <= limits.max_batch:
             raise BrokerError(Code.BAD_REQUEST, f"send 1 to {limits.max_batch} items, not {len(items)}")
-        messages = outgoings(items)
+        messages = outgoings(items, trace_of(request.headers))
         key = idempotency_key(request.headers)
         if key is not None:
             messages = [_named(message, f"{key}/{i}") for i, message in enumerate(messages)]
@@ -95,14 +95,20 @@ def _lines(body: bytes) -> list[Any]:
     return items
 
 
-def outgoings(items: Iterable[Any]) -> list[Outgoing]:
-    """The messages that items write. Raises BAD_MESSAGE, BAD_OPTION naming the item by its place, from 0."""
+def outgoings(items: Iterable[Any], trace: Mapping[str, str]) -> list[Outgoing]:
+    """The messages that items write, in the request's trace where they have none of their own. Raises BAD_MESSAGE,
+    BAD_OPTION naming the item by its place, from 0."""
     messages: list[Outgoing] = []
     try:
         messages.extend(map(outgoing, items))
     except BrokerError as error:
         raise BrokerError(error.code, f"item {len(messages)}: {error.detail}") from None
-    return messages
+    return [_traced(message, trace) for message in messages] if trace else messages
+
+
+def _traced(message: Outgoing, trace: Mapping[str, str]) -> Outgoing:
+    options = message.options or {}
+    return Outgoing(message.topic, message.body, {**options, "headers": {**trace, **(options.get("headers") or {})}})
 
 
 def _named(message: Outgoing, name: str) -> Outgoing:

@@ -7,7 +7,7 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientPayloadError, web
 from pydantic import ValidationError
@@ -18,6 +18,9 @@ from broker.core.position import Start
 from broker.core.topic import check_filter
 from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 from broker.protocols.http import cloudevents
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
 
 MAX_JSON = 4 << 20
 """Bytes of a request body that is a command rather than a message."""
@@ -87,19 +90,19 @@ def _refuse_constant(name: str) -> Any:
 # Headers
 
 
-def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
+def publish_options(headers: "CIMultiDictProxy[str]") -> dict[str, Any]:
     """The options of a publish. Raises BAD_OPTION for unknown, repeated or ill-formed `Postroom-*` headers, BAD_MESSAGE
     for those of a CloudEvent that is none."""
     options: dict[str, Any] = {}
     own: dict[str, str] = {}
     event: dict[str, str] = {}
-    trace: dict[str, list[str]] = {}
+    traced = False
     for name, value in headers.items():
         lower = name.lower()
         if lower == "content-type":
             _once(options, "content_type", value, name)
-        elif lower in (TRACEPARENT, TRACESTATE):
-            trace.setdefault(lower, []).append(value)
+        elif lower == TRACEPARENT:
+            traced = True
         elif lower == "idempotency-key":
             _once(options, "id", _unquoted(value), name)
         elif lower.startswith(cloudevents.PREFIX):
@@ -109,11 +112,16 @@ def publish_options(headers: Mapping[str, str]) -> dict[str, Any]:
         elif lower.startswith("postroom-") and lower != REQUEST_ID:
             option, checked = _option(lower[9:], value, name)
             _once(options, option, checked, name)
-    if trace:  # a header that is given as the message's own goes before
-        own = {**trace_context(trace.get(TRACEPARENT, ()), trace.get(TRACESTATE, ())), **own}
+    if traced:  # a header that is given as the message's own goes before
+        own = {**trace_of(headers), **own}
     if own:
         options["headers"] = own
     return with_event(cloudevents.from_headers(event), options) if "specversion" in event else options
+
+
+def trace_of(headers: "CIMultiDictProxy[str]") -> dict[str, str]:
+    """The headers that a message gets of the trace of its request."""
+    return trace_context(headers.getall(TRACEPARENT, ()), headers.getall(TRACESTATE, ()))
 
 
 def with_event(event: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from broker.protocols.http.batch import outgoings
 from broker.protocols.http.draft import unpacked
 from broker.protocols.http.models import Done, KeyWrite, UnitSettle, Work
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
-from broker.protocols.http.parameters import read_body, refusal_of
+from broker.protocols.http.parameters import read_body, refusal_of, trace_of
 from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.reply import Reply
@@ -73,7 +73,8 @@ class UnitRoutes:
         settles, sets = self._settles(settle), [_set(item) for item in write]
         for item in sets:
             self._hub.check_key(principal, item.key, item.value)
-        prepared = self._hub.prepare(principal, outgoings(publish), settles=settles, sets=sets, sender=connection)
+        messages = outgoings(publish, trace_of(request.headers))
+        prepared = self._hub.prepare(principal, messages, settles=settles, sets=sets, sender=connection)
         with connection:
             receipt = await self._hub.committed(prepared.unit)
         self._forget(settles)

@@ -47,6 +47,17 @@ async def test_a_trace_goes_into_the_headers_of_the_message(door: Door) -> None:
     ]
 
 
+async def test_a_batch_and_a_unit_are_in_the_trace_of_their_request(door: Door) -> None:
+    items = [{"topic": "a", "body": 1}, {"topic": "a", "body": 2, "headers": {"traceparent": "own", "x": "y"}}]
+    kind = "application/json"
+    assert (await door("POST", "/v1/messages", items, traceparent=PARENT, Content_Type=kind)).status == 201
+    unit = {"publish": items[:1]}
+    assert (await door("POST", "/v1/units", unit, traceparent=PARENT, Content_Type=kind)).status in (200, 201)
+    found = (await door("GET", "/v1/topics/a/messages")).json["messages"]
+    mine = {"traceparent": PARENT}
+    assert [message["headers"] for message in found] == [mine, {"traceparent": "own", "x": "y"}, mine]
+
+
 async def test_a_line_per_request(door: Door, all_lines: pytest.LogCaptureFixture) -> None:
     await door("GET", "/v1/topics/a%C3%A9b/messages?from=earliest", X_Request_Id="mine", traceparent=PARENT)
     await door("GET", "/v1/topics/a/messages?access_token=pr_1_hush", Authorization="Bearer hushhushhush")
