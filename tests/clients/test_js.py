@@ -30,7 +30,7 @@ def _node() -> str | None:
 
 NODE = _node()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WITHIN = 240.0
+WITHIN = 90.0
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(NODE is None, reason="node 20 or later is not installed")]
 
@@ -71,6 +71,13 @@ def run(name: str, served: Served, **environ: str) -> None:
 def test_in_node(tmp_path: Path) -> None:
     with Served(tmp_path) as served:
         run("client", served.ready())
+        assert served.errors() == []
+
+
+def test_with_tokens(tmp_path: Path) -> None:
+    with Served(tmp_path, "[auth]\n") as served:
+        served.ready()
+        run("auth", served, POSTROOM_ADMIN_TOKEN=(tmp_path / "data" / "admin.token").read_text().strip())
         assert served.errors() == []
 
 

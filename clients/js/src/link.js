@@ -75,7 +75,8 @@ export class Link {
     this.#timer = setTimeout(() => this.#lost(new ConnectionLost("no connection in time")), CONNECTS_WITHIN);
     socket.onmessage = (event) => socket === this.#socket && this.#received(JSON.parse(event.data));
     socket.onclose = (event) => socket === this.#socket && this.#closed(event);
-    socket.onerror = () => {}; // a close follows and says more
+    // A close follows and says more, but not in Node 20 after a handshake that failed.
+    socket.onerror = () => setTimeout(() => socket === this.#socket && this.#state !== "open" && this.#closed({ code: 1006 }));
   }
 
   async #target(scheme) {
@@ -110,6 +111,8 @@ export class Link {
   }
 
   async #closed(event) {
+    this.#socket = null;
+    clearTimeout(this.#timer);
     const wasOpen = this.#state === "open";
     const error = this.#problem ?? new ConnectionLost(event.reason || `the connection was closed (${event.code})`);
     if (!wasOpen && this.#problem === null) {

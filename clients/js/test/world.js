@@ -23,8 +23,8 @@ export async function until(condition, what = "it") {
   }
 }
 
-export async function request(method, path, body) {
-  const answer = await fetch(URL_ + path, { method, body: body && JSON.stringify(body) });
+export async function request(method, path, body, headers = {}) {
+  const answer = await fetch(URL_ + path, { method, headers, body: body && JSON.stringify(body) });
   if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
   return answer.status === 204 ? null : answer.json();
 }
