@@ -514,7 +514,7 @@ class Daemon:
 
 def _dismiss(admission: Admission, identity: Identity) -> None:
     """An identity has ended: so do its connections, told why."""
-    error = identity.ended or BrokerError(Code.UNAUTHENTICATED)
+    error = BrokerError(Code.UNAUTHENTICATED, identity.ended or "")
     count = admission.dismiss(lambda connection: connection.identity is identity, error)
     log.info("identity ended", extra={"principal": identity.principal.name, "how": identity.how, "connections": count})
 

@@ -275,6 +275,20 @@ async def test_changed_retention_holds_at_once(started: Make, tmp_path: Path) ->
     assert len((await daemon.hub.read(BROKER, ["a/1"], EARLIEST, 100)).rows) == 5
 
 
+@pytest.mark.parametrize("before", [{}, {"auth": {}}])
+async def test_authentication_is_turned_on_and_off_by_a_restart(
+    started: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, before: dict[str, Any]
+) -> None:
+    after: dict[str, Any] = {} if before else {"auth": {}}
+    daemon = await started(config(tmp_path, **before), read=lambda: config(tmp_path, **after))
+    caplog.set_level(logging.INFO)
+    await daemon.reload()
+    (told,) = [r for r in caplog.records if r.getMessage() == "configuration taken up"]
+    assert vars(told)["needs_restart"] == ["auth"]
+    async with aiohttp.ClientSession() as session, session.get(f"{daemon.addresses['http'][0]}/v1/topics") as answer:
+        assert answer.status == (401 if before else 200)
+
+
 async def test_a_reload_with_a_problem_changes_nothing(
     started: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

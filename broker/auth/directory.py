@@ -18,9 +18,8 @@ from broker.auth.token import Token, make_token, split_token
 from broker.core.errors import BrokerError, Code
 
 log = logging.getLogger(__name__)
-REVOKED = BrokerError(Code.UNAUTHENTICATED, "the token was revoked")
-EXPIRED = BrokerError(Code.UNAUTHENTICATED, "the token has expired")
-CHANGED = BrokerError(Code.UNAUTHENTICATED, "the password was changed or removed")
+REVOKED, EXPIRED = "the token was revoked", "the token has expired"
+CHANGED = "the password was changed or removed"
 
 
 class Store(Protocol):
@@ -102,7 +101,7 @@ class Directory:
         if account is None or not account.record.tokens[token_id].holds(secret):
             raise BrokerError(Code.UNAUTHENTICATED, "the token is wrong, or was revoked")
         if account.record.tokens[token_id].expired(self._now()):
-            raise EXPIRED
+            raise BrokerError(Code.UNAUTHENTICATED, EXPIRED)
         return account.by_token[token_id]
 
     def has_admin(self, mapped: frozenset[str] = frozenset()) -> bool:
@@ -180,9 +179,9 @@ class Directory:
                 if token.expired(now) and identity.ended is None:
                     self.end(identity, EXPIRED)
 
-    def end(self, identity: Identity, error: BrokerError) -> None:
+    def end(self, identity: Identity, reason: str) -> None:
         """This identity no longer holds."""
-        identity.ended = error
+        identity.ended = reason
         for watcher in self.ended:
             watcher(identity)
 

@@ -9,7 +9,7 @@ from broker.auth.options import AuthOptions, san
 from broker.auth.password import Passwords
 from broker.core.errors import BrokerError, Code
 
-UNMAPPED = BrokerError(Code.UNAUTHENTICATED, "the certificate is no longer in [auth.certificates]")
+UNMAPPED = "the certificate is no longer in [auth.certificates]"
 
 
 class Doorkeeper(Protocol):

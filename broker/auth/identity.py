@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from broker.auth.principal import LOCAL, Principal
 from broker.auth.token import PREFIX
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 
 
 @dataclass(slots=True, eq=False)
@@ -15,12 +15,12 @@ class Identity:
 
     principal: Principal
     how: str
-    ended: BrokerError | None = None
+    ended: str | None = None
 
     def valid(self) -> "Identity":
-        """Itself. Raises why it has ended."""
+        """Itself. Raises UNAUTHENTICATED with the reason when it has ended."""
         if self.ended is not None:
-            raise self.ended
+            raise BrokerError(Code.UNAUTHENTICATED, self.ended)
         return self
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from argon2 import PasswordHasher
-from argon2.exceptions import VerificationError
+from argon2.exceptions import InvalidHashError, VerificationError
 
 from broker.auth.attempts import Attempts, source_of
 from broker.auth.token import PREFIX
@@ -36,7 +36,7 @@ class Passwords:
         self._attempts = Attempts(allowed, clock)
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, str] = {}  # keyed hash of name and password -> the stored hash that it is right for
-        self._running: dict[bytes, asyncio.Future[bool]] = {}
+        self._running: dict[tuple[bytes, str | None], asyncio.Future[bool]] = {}  # by keyed hash and stored one
         self._nobodys = ""  # what the password of an unknown name is compared with, so that it takes as long
 
     def allow(self, failures: int) -> None:
@@ -60,12 +60,13 @@ class Passwords:
         mark = hashlib.blake2b(f"{name}\0{password}".encode(errors="replace"), key=self._key, digest_size=32).digest()
         if stored is not None and self._known.get(mark) == stored:
             return True
-        running = self._running.get(mark)
+        question = (mark, stored)
+        running = self._running.get(question)
         if running is None:
             self._check(name, address)
             running = asyncio.ensure_future(self._verify(mark, name, password, stored, address))
-            self._running[mark] = running
-            running.add_done_callback(lambda _: self._running.pop(mark, None))
+            self._running[question] = running
+            running.add_done_callback(lambda _: self._running.pop(question, None))
         return await asyncio.shield(running)
 
     def _check(self, name: str, address: str) -> None:
@@ -98,5 +99,5 @@ class Passwords:
     def _fits(self, stored: str, password: str) -> bool:
         try:
             return self._hasher.verify(stored, password)
-        except VerificationError:
+        except (VerificationError, InvalidHashError):
             return False

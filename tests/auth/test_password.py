@@ -86,6 +86,18 @@ async def test_many_who_come_at_once_with_one_password_share_a_verification(
     assert hasher.asked == 1
 
 
+async def test_who_comes_while_the_old_password_is_being_verified_is_held_to_the_new_one(passwords: Passwords) -> None:
+    old, new = await passwords.hash(RIGHT), await passwords.hash("battery staple")
+    before = asyncio.create_task(passwords.right("ann", RIGHT, old, HERE))
+    await asyncio.sleep(0)
+    assert not await passwords.right("ann", RIGHT, new, HERE)
+    assert await before
+
+
+async def test_a_hash_that_is_none_fits_nothing(passwords: Passwords) -> None:
+    assert not await passwords.right("ann", RIGHT, "no hash", HERE)
+
+
 async def test_one_who_stops_waiting_does_not_stop_the_others(passwords: Passwords) -> None:
     stored = await passwords.hash(RIGHT)
     first = asyncio.create_task(passwords.right("ann", RIGHT, stored, HERE))

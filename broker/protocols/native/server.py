@@ -179,6 +179,9 @@ class Connection(asyncio.Protocol):
             identity = await self.server.doorkeeper.prove(credentials, self.address)
         except BrokerError as error:
             self.session.fail(error)
+        except Exception:
+            logger.exception("a password could not be verified")
+            self.session.fail(BrokerError(Code.INTERNAL))
         else:
             self.session.identified(identity)
 
