@@ -51,7 +51,7 @@ MAX_TOPICS = 20_000
 MAX_SCHEDULED = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """A message that somebody wants published. `options`: id, key, headers, content_type, priority, ttl (ms),
     delay (ms), due (unix ms)."""
@@ -61,7 +61,7 @@ class Outgoing:
     options: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Published:
     """The receipt of one message: on disk. `offset` and `position` are None for a scheduled one, which has `due`."""
 

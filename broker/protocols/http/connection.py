@@ -124,8 +124,9 @@ class Connection(Serial):
 
     def arrived(self) -> None:
         """The request is here to its end."""
-        self._arriving = False
-        self._clockwork.arriving.end(self)
+        if self._arriving:
+            self._arriving = False
+            self._clockwork.arriving.end(self)
 
     def ended(self) -> None:
         """The handler is done; what came meanwhile belongs to the next request."""

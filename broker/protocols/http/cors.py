@@ -22,7 +22,7 @@ class Request(web.BaseRequest):
     """A request that knows from which page it comes."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        if _PAGE in self:
+        if hdrs.ORIGIN in self.headers and _PAGE in self:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = self[_PAGE]
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED

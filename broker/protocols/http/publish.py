@@ -72,7 +72,8 @@ class PublishRoutes:
         options = parameters.publish_options(request.headers)
         connection = connection_of(request)
         principal = principal_of(request)
-        self._hub.check_room(principal, connection, request.content_length or 0)
+        if not request.content.is_eof():
+            self._hub.check_room(principal, connection, request.content_length or 0)
         kind = options.get("content_type", "")
         if kind[:23].lower() == cloudevents.STRUCTURED:
             return await self._publish_events(request, topic, options)

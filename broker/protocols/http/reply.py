@@ -7,6 +7,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
+LARGE = 64 << 10
+"""Bytes of an answer after which the next request waits until the client has read."""
 _BEGIN = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
     for status in HTTPStatus
@@ -23,6 +25,7 @@ class Reply(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """See aiohttp. The head goes with the body."""
         self._payload_writer = request.writer
+        self._transport = request.transport
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         await request._prepare_hook(self)  # where headers are added that every answer has
@@ -46,4 +49,11 @@ class Reply(web.StreamResponse):
             f"{_BEGIN[self.status]}Content-Length: {len(self._text)}\r\nDate: {rfc822_formatted_time()}\r\n"
             f"{more}{self._tail}"
         )
-        await writer.write(head.encode() + self._text)
+        answer = head.encode() + self._text
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        writer.output_size += len(answer)
+        transport.write(answer)
+        if len(answer) > LARGE:
+            await writer.drain()
