@@ -328,9 +328,7 @@ class Daemon:
         if options is not None and not self.directory.has_admin(frozenset(options.certificates.values())):
             path = (await make_admin(self.directory, self.config.data_dir)).absolute()
             self.hub.record(BROKER, "admin.make", str(path))
-            self._say(
-                f"postroom: there was no admin; its token is in {path}, which only this user may read. Use it by:"
-            )
+            self._say(f"postroom: nobody was an admin; a token of one is in {path}, for you alone. Use it by:")
             self._say(f"postroom:   export POSTROOM_TOKEN_FILE={path}")
 
     # Doors

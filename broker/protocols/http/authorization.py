@@ -1,6 +1,5 @@
 """Who a request is of: what its head `Authorization` says, or the certificate or place of its connection. Floor 4."""
 
-import binascii
 from base64 import b64decode
 
 from aiohttp import web
@@ -57,7 +56,7 @@ def _credentials(authorization: str) -> Credentials:
         return Credentials(token=value.strip())
     try:
         user, colon, password = b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # neither base64 nor UTF-8
         colon = ""
     if scheme.lower() != "basic" or not colon:
         raise BrokerError(Code.UNAUTHENTICATED, "write Authorization: Bearer TOKEN, or Basic with user and password")
