@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from broker import __version__
+from broker.protocols.http.authorization import OPEN_PATHS
 from broker.protocols.http.models import Problem
 from broker.protocols.http.operation import JSON, Answer, Body, Parameter, Tag
 from broker.protocols.http.problem import CONTENT_TYPE
@@ -21,6 +22,16 @@ ABOUT = (
     " last `**` for `#`. Durations are seconds (`30`, `0.5`) or `500ms 30s 5m 2h 7d`. Times are RFC 3339."
 )
 
+SECURITY = {
+    "token": {"type": "http", "scheme": "bearer", "description": "A token, `pr_…`; an admin makes it."},
+    "password": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "User and password; a token may stand in its place.",
+    },
+}
+"""How clients say who they are. Without `[auth]` in the configuration those on this machine need not."""
+
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
     """The whole document, as plain values."""
@@ -34,8 +45,13 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "info": {"title": "Postroom", "version": __version__, "description": ABOUT, "license": {"name": "Apache-2.0"}},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag.value} for tag in Tag],
+        "security": [{"token": []}, {"password": []}, {}],
         "paths": paths,
-        "components": {"schemas": schemas.components(), "responses": {"Problem": problem}},
+        "components": {
+            "schemas": schemas.components(),
+            "responses": {"Problem": problem},
+            "securitySchemes": SECURITY,
+        },
     }
 
 
@@ -50,6 +66,8 @@ def _operation(route: Route, schemas: "_Schemas") -> dict[str, Any]:
         "summary": operation.summary,
         "responses": answers,
     }
+    if route.path in OPEN_PATHS:
+        found["security"] = []
     if operation.about:
         found["description"] = operation.about
     if operation.parameters:

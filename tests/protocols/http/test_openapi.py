@@ -57,6 +57,13 @@ async def test_the_document_is_valid(openapi: Any) -> None:
     OpenAPIV31SpecValidator(openapi).validate()
 
 
+async def test_it_says_how_to_say_who_one_is(openapi: Any) -> None:
+    assert {scheme["scheme"] for scheme in openapi["components"]["securitySchemes"].values()} == {"bearer", "basic"}
+    open_to_all = {path for path, _, operation in operations(openapi) if operation.get("security") == []}
+    assert {"/livez", "/readyz"} <= open_to_all
+    assert not [path for path in open_to_all if path.startswith("/v1/")]
+
+
 async def test_every_route_is_in_it(door: Door, openapi: Any) -> None:
     routes = {(route.path, route.method.lower()) for route in door.server.routes}
     assert {(path, method) for path, method, _ in operations(openapi)} == routes
