@@ -134,7 +134,7 @@ class Hub:
         """May this principal publish to this topic? The answer holds as long as it is in `principal.topics`. Raises
         BAD_TOPIC or FORBIDDEN."""
         allowed = principal.topics
-        if topic in allowed:
+        if type(topic) is str and topic in allowed:
             return topic
         name = check_topic(topic)
         if name.startswith("$") and not name.startswith("$reply/"):

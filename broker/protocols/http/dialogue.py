@@ -5,6 +5,7 @@ and harms nothing else; what cannot be understood at all ends it. Floor 4.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import document
 from broker.protocols.http.representation import dumps, message_json, receipt_json
 
+_log = logging.getLogger(__name__)
 MAX_NUMBER = (1 << 53) - 1
 """The largest whole number that every JSON reader keeps exact (RFC 8259 §6)."""
 MAX_REF = 100
@@ -197,6 +199,9 @@ class Dialogue:
             self._handlers.get(request["type"], self._unknown)(request)
         except BrokerError as error:
             self._refuse(request, error)
+        except Exception:  # ours; the client is told, and others are not harmed
+            _log.exception("a WebSocket's text was not understood", extra={"type": str(request["type"])[:20]})
+            self.fail(BrokerError(Code.INTERNAL))
 
     def _unknown(self, _: Mapping[str, Any]) -> None:
         raise BrokerError(Code.BAD_REQUEST, f"no such type; there are {', '.join(self._handlers)}")

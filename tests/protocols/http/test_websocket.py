@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -366,6 +367,72 @@ async def test_subscriptions_are_counted(open_door: DoorFactory, connect: Talks)
     await talk.ask("subscribe", "start", sub=3, topics=["a"])
 
 
+MEMBERS: dict[str, dict[str, list[Any]]] = {
+    "subscribe": {"sub": [1, 2, 3], "topics": [["a"], ["#"], []], "from": ["earliest", 0], "slow": ["thin", "drop"]},
+    "unsubscribe": {"sub": [1, 2, 3]},
+    "credit": {"sub": [1, 2, 3], "messages": [1, 10]},
+    "publish": {"ref": [1, "r"], "messages": [[{"topic": "a", "body": 1}]]},
+    "settle": {"sub": [2, 3], "outcome": ["ack", "retry", "reject"], "offsets": [[1], [1, 2]], "delay": [0, "1s"]},
+    "extend": {"sub": [2, 3], "offsets": [[1, 2]], "duration": ["1m"], "ref": [1]},
+    "commit": {"sub": [1, 2], "position": ["e.1"], "ref": [1]},
+    "ping": {"ref": [1]},
+    "dance": {},
+}
+NAMED = ({"subscription": "work", "credit": 9}, {"subscription": "bi"})
+DRAFT: dict[str, list[Any]] = {"topic": ["a"], "body": [1, {}], "key": ["k"], "headers": [{"h": "v"}], "delay": ["1h"]}
+SCRAPS: tuple[Any, ...] = (
+    *(None, True, 0, 1, -1, 1 << 70, 1.5, 1e308, "", "a", "a/#/b", "work", "bi", "latest", "AA==", "x" * 300, "\ud800"),
+    *(
+        "\0",
+        [],
+        [1],
+        ["a"],
+        [[]],
+        [None],
+        [-1],
+        {},
+        {"a": 1},
+        [{"topic": "a"}],
+        {"body_base64": "*"},
+        "wait",
+        "release",
+    ),
+)
+
+
+def written(chance: random.Random, members: dict[str, list[Any]]) -> dict[str, Any]:
+    """Mostly what fits, now and then a scrap, or nothing, or something of another's."""
+    text: dict[str, Any] = {}
+    for name, fitting in members.items():
+        if chance.random() < 0.85:
+            text[name] = chance.choice(SCRAPS) if chance.random() < 0.15 else chance.choice(fitting)
+    if chance.random() < 0.1:
+        text[chance.choice(["sub", "ref", "topics", "priority", "id", "error", "colour"])] = chance.choice(SCRAPS)
+    return text
+
+
+async def test_whatever_is_said_has_an_answer(door: Door, talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    await door.queue("work", ["a"])
+    await door.queue("bi", ["a"], kind="stream")
+    chance = random.Random(20261125)
+    answers: set[str] = set()
+    for n in range(3_000):
+        kind = chance.choice(list(MEMBERS))
+        text = {"type": kind, **written(chance, MEMBERS[kind])}
+        if kind == "subscribe" and chance.random() < 0.3:
+            text = {"type": kind, "sub": text.get("sub"), **chance.choice(NAMED)}
+        if kind == "publish" and chance.random() < 0.5:
+            text["messages"] = [written(chance, DRAFT)]
+        await talk.socket.send_str(json.dumps(text))
+        if n % 50 == 0:  # what came back is read, or the broker would stop reading
+            await talk.say("ping", ref=f"mark {n}")
+            while (heard := json.loads(await talk.socket.receive_str())).get("ref") != f"mark {n}":
+                answers.add(heard["type"])
+                assert heard.get("problem", {}).get("code") != "internal", heard
+    assert {"start", "messages", "ended", "published", "refused", "extended", "pong"} <= answers
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # The end
 
 
@@ -420,6 +487,16 @@ async def test_no_extension_is_agreed_on(door: Door, connect: Talks) -> None:
     talk = await connect(door, compress=15)
     assert "Sec-WebSocket-Extensions" not in talk.socket._response.headers
     assert talk.socket.compress == 0
+
+
+async def test_a_fault_of_ours_is_told_and_logged(
+    door: Door, talk: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(door.hub, "prepare", None)
+    await talk.say("publish", ref=1, messages=[{"topic": "a", "body": 1}])
+    assert (await talk.hear("error"))["problem"]["code"] == "internal"
+    assert await talk.closed() == (1011, "internal")
+    assert "was not understood" in caplog.text
 
 
 async def test_stopping_tells_everybody(door: Door, talk: Talk) -> None:
