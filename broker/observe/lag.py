@@ -1,6 +1,7 @@
 """How late the event loop comes to what is due: it tells when too much is done on its thread. Floor 1."""
 
 import asyncio
+from time import monotonic
 
 from broker.observe.metrics import Histogram
 
@@ -25,9 +26,8 @@ class LoopLag:
             self._timer.cancel()
 
     def _order(self, loop: asyncio.AbstractEventLoop) -> None:
-        due = loop.time() + INTERVAL
-        self._timer = loop.call_at(due, self._sample, loop, due)
+        self._timer = loop.call_later(INTERVAL, self._sample, loop, monotonic() + INTERVAL)
 
     def _sample(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        self.seconds.observe(max(0.0, loop.time() - due))
+        self.seconds.observe(max(0.0, monotonic() - due))
         self._order(loop)
