@@ -38,6 +38,7 @@ QUEUE = path_part("name", "The queue.", "mailer")
 MAX = Whole.of("max", "At most so many messages.", 1, MAX_RECEIVE, 1)
 WAIT = Duration("wait", "How long to wait for the first one; at most 60 s unless configured.")
 PEEK_LIMIT = Whole.of("limit", "At most so many messages.", 1, MAX_PEEK, 10)
+PEEK_AFTER = Whole.of("after", "Behind this offset: that of the last one seen.", 0, 10**18 - 1, 0)
 DEAD_LIMIT = Whole.of("limit", "At most so many, oldest first.", 1, MAX_DEAD, 1_000)
 
 RECEIVE = Operation(
@@ -60,8 +61,8 @@ PEEK = Operation(
     Tag.QUEUES,
     "Look at the oldest outstanding messages",
     {200: Answer("Untouched, leased ones included.", Peeked)},
-    "",
-    (QUEUE, PEEK_LIMIT),
+    "Fewer than asked for when their bodies take more than 4 MiB; none at the end.",
+    (QUEUE, PEEK_LIMIT, PEEK_AFTER),
 )
 PAUSE = Operation(Tag.QUEUES, "Stop handing out", no_content("It survives a restart."), "", (QUEUE,))
 RESUME = Operation(Tag.QUEUES, "Go on handing out", no_content("Handed out again."), "", (QUEUE,))
@@ -160,7 +161,7 @@ class QueueRoutes:
         """Answers the oldest outstanding messages without touching them."""
         limit = PEEK_LIMIT.read(request.query)
         self._hub.queue(principal_of(request), name, Verb.CONSUME)
-        rows = await self._hub.engine.peek(name, limit)
+        rows = await self._hub.engine.peek(name, limit, PEEK_AFTER.read(request.query))
         epoch = self._hub.engine.epoch
         body = messages_json([message_json(row, epoch) for row in rows])
         return web.Response(body=body, content_type="application/json")

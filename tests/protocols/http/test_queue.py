@@ -429,3 +429,17 @@ async def test_large_messages_come_a_few_at_a_time(open_door: DoorFactory) -> No
         sizes.append(len(messages))
     assert sum(sizes) == 9
     assert max(sizes) <= 8
+
+
+async def test_a_look_goes_on_behind_an_offset_and_is_bounded_in_bytes(door: Door) -> None:
+    await door.queue("q", ["a"])
+    for i in range(7):
+        await door.publish("a", bytes([48 + i]) * 1_000_000)
+    seen: list[int] = []
+    pages = 0
+    while page := (await door("GET", f"/v1/queues/q/peek?limit=1000&after={seen[-1] if seen else 0}")).json["messages"]:
+        seen += [message["offset"] for message in page]
+        pages += 1
+    assert seen == list(range(1, 8))
+    assert pages > 1
+    assert (await door.info("q"))["ready"] == 7
