@@ -9,14 +9,17 @@ from broker.cli.output import DEFAULT_URL, Format, OutputOption, UrlOption, rema
 
 app = typer.Typer(no_args_is_help=True, help="Connections: list, close.")
 
-COLUMNS = ("id", "door", "address", "port", "principal", "how", "client", "since")
+COLUMNS = ("id", "door", "from", "principal", "how", "client", "since")
 
 
 @app.command("ls")
 def list_(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
     """List the open connections of all doors, this one's own too, oldest first."""
     with Api(url) as api:
-        show(api.pages("/v1/connections", "connections"), COLUMNS, output, "Nobody is connected.")
+        rows = list(api.pages("/v1/connections", "connections"))
+    if output is Format.TABLE:
+        rows = [row | {"from": f"{row['address']}:{row['port']}"} for row in rows]
+    show(rows, COLUMNS, output, "Nobody is connected.")
 
 
 @app.command()

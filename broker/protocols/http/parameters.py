@@ -28,7 +28,8 @@ REQUEST_ID = "postroom-request-id"
 """The header of a request's own id, in small letters; no option of a message."""
 
 _OPTIONS = "Postroom-Id, -Key, -Priority, -Delay, -Ttl and Postroom-Header-NAME"
-
+_OF_THE_REQUEST = frozenset(("host", "content-length", "user-agent", "accept", "accept-encoding", "connection"))
+"""Headers that most requests have and no message wants; passed over at once."""
 
 # Bodies
 
@@ -99,6 +100,8 @@ def publish_options(headers: "CIMultiDictProxy[str]") -> dict[str, Any]:
     traced = False
     for name, value in headers.items():
         lower = name.lower()
+        if lower in _OF_THE_REQUEST:
+            continue
         if lower == "content-type":
             _once(options, "content_type", value, name)
         elif lower == TRACEPARENT:
