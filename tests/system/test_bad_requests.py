@@ -180,7 +180,7 @@ def test_a_body_without_an_end_is_cut_off_at_the_limit(served: Served, neighbour
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     found, problem = raw(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 66)
     assert found == 413
-    check(problem, 413, "message_too_large", "the limit is 1048576")
+    check(problem, 413, "message_too_large", "the limit of 1048576 bytes")
     neighbour.is_served()
 
 

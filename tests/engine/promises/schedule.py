@@ -108,6 +108,14 @@ class TestSchedule:
         await world.crash()
         assert len(await world.log()) == 5_000
 
+    async def test_only_what_concerns_the_caller_is_cancelled(self, world: World) -> None:
+        await world.commit(Unit(schedules=[world.later(topic, topic, 10, "i") for topic in ("mine", "other")]))
+        assert not await world.engine.cancel("i", lambda topic: topic == "third")
+        assert await world.engine.cancel("i", lambda topic: topic == "mine")
+        assert not await world.engine.cancel("i", lambda topic: topic == "mine")
+        await world.advance(11)
+        assert await world.log() == ["other"]
+
     async def test_scheduling_one_id_twice_stores_it_once(self, world: World) -> None:
         for seconds in (10, 20):
             await world.commit(Unit(schedules=[world.later("jobs", "1", seconds, "i")]))
