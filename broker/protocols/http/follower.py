@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from broker.core.errors import BrokerError, Code
+from broker.core.lease import size_of
 from broker.core.message import KEYED, Row, unpack_meta
 from broker.core.subscription import Delivery, Outcome
 from broker.engine.base import Attachment
@@ -88,7 +89,7 @@ class Kept:
         """The oldest ones, in the order of the log."""
         subjects = list(self._rows)[:count]
         rows = [self._rows.pop(subject) for subject in subjects]
-        self.size -= sum([len(row[4]) for row in rows])
+        self.size -= size_of(rows)
         return rows
 
 
@@ -174,7 +175,7 @@ class Follower:
         """Write them, keep them, or drop the reader; credit comes back as soon as the client reads."""
         rows = delivery.rows
         self._open_messages -= len(rows)
-        self._open_bytes -= sum([len(row[4]) for row in rows])
+        self._open_bytes -= size_of(rows)
         if self._drops and self._is_late(rows[0]):
             return
         if self._kept is not None and (self._kept or self._line.full or len(rows) > self._credit):

@@ -86,13 +86,16 @@ class Socket:
         self._closing: asyncio.Task[bool] | None = None
         self._silent = 0
 
-    async def converse(self, request: web.BaseRequest) -> web.StreamResponse:
-        """From the handshake to the end. Raises BAD_REQUEST for a handshake that is none."""
-        response, connection, dialogue = self._response, self._connection, self.dialogue
+    async def open(self, request: web.BaseRequest) -> None:
+        """The handshake. Raises BAD_REQUEST for what is none."""
         try:
-            await response.prepare(request)
+            await self._response.prepare(request)
         except web.HTTPBadRequest as error:
             raise BrokerError(Code.BAD_REQUEST, f"not a WebSocket handshake: {error.text}") from None
+
+    async def converse(self) -> web.StreamResponse:
+        """From the greeting to the end."""
+        connection, dialogue = self._connection, self.dialogue
         connection.switched()
         connection.on_resume, connection.on_stall, connection.on_dismiss = self._resume, dialogue.stalled, dialogue.fail
         try:
@@ -103,7 +106,7 @@ class Socket:
             dialogue.lost()
         if self._closing is not None:
             await self._closing
-        return response
+        return self._response
 
     async def _listen(self) -> None:
         while True:
@@ -185,11 +188,12 @@ class Sockets:
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Converse until one side closes."""
         socket = Socket(request, self._hub, self._options, self._frames)
+        await socket.open(request)
         self._sockets.add(socket)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._options.heartbeat / 1000, self._beat)
         try:
-            return await socket.converse(request)
+            return await socket.converse()
         finally:
             self._sockets.discard(socket)
 

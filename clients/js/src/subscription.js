@@ -36,6 +36,7 @@ export class Subscription {
 
   /** With `credit`: take so many messages more. */
   grant(messages) {
+    if (this.#credit === undefined) return; // any number comes as it is
     this.#credit += messages;
     this.#connection.send({ type: "credit", messages });
   }
