@@ -171,28 +171,36 @@ class Api:
                 f"What answers at {self.url} is no HTTP; the daemon prints its HTTP address when it starts.",
                 "postroom status --url http://127.0.0.1:7680",
             )
+        if self._parts.scheme == "https":
+            return _no_tls(self.url, error)
         return UnreachableError(f"The connection to {self.url} broke: {error}.", "postroom status")
 
 
 def _trust() -> ssl.SSLContext:
-    """Those that the system trusts, or the authorities of `--ca` alone. Raises FailedError."""
-    authorities = os.environ.get("POSTROOM_CA") or None
+    """Those that the system trusts, or the authorities of `--ca` alone; and what `--cert` shows. Raises FailedError."""
+    file = os.environ.get("POSTROOM_CA") or None
+    use, form = "--ca or POSTROOM_CA", "it holds no certificate in PEM form"
     try:
-        return ssl.create_default_context(cafile=authorities)
+        context = ssl.create_default_context(cafile=file)
+        if shown := os.environ.get("POSTROOM_CERT"):
+            file, use, form = shown, "--cert or POSTROOM_CERT", "it holds no certificate with its key in PEM form"
+            context.load_cert_chain(shown)
     except OSError as error:
-        reason = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
-        raise FailedError(f"{authorities} cannot be used as --ca or POSTROOM_CA: {reason}.") from None
+        reason = form if isinstance(error, ssl.SSLError) else error.strerror
+        raise FailedError(f"{file} cannot be used as {use}: {reason}.") from None
+    return context
 
 
-def _no_tls(url: str, error: ssl.SSLError) -> UnreachableError:
+def _no_tls(url: str, error: Exception) -> UnreachableError:
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"The certificate that {url} shows is not good: {error.verify_message}."
         return UnreachableError(text, "postroom --ca CA.pem status, with the file of its authority")
-    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+    if getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return UnreachableError(
             f"No TLS is spoken at {url}.", f"postroom status --url {url.replace('https', 'http', 1)}"
         )
-    return UnreachableError(f"The handshake with {url} failed: {error}.", "postroom status")
+    text = f"The connection to {url} broke: {error}. It may want a certificate that it trusts."
+    return UnreachableError(text, "postroom --cert MINE.pem status")
 
 
 def topic_path(topic: str) -> str:

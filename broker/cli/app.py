@@ -65,6 +65,9 @@ def _options(
     ca: Path | None = typer.Option(
         None, "--ca", envvar="POSTROOM_CA", help="A PEM file of the authorities to trust in https:// addresses."
     ),
+    cert: Path | None = typer.Option(
+        None, "--cert", envvar="POSTROOM_CERT", help="A PEM file with a certificate and its key, to show who you are."
+    ),
     show: str | None = typer.Option(
         None, "--token", envvar="POSTROOM_TOKEN", show_envvar=True, help="Who you are; better in a file than here."
     ),
@@ -72,7 +75,7 @@ def _options(
         None, "--token-file", envvar="POSTROOM_TOKEN_FILE", help="A file with a token."
     ),
 ) -> None:
-    for name, value in (("CA", ca), ("TOKEN", show), ("TOKEN_FILE", token_file)):
+    for name, value in (("CA", ca), ("CERT", cert), ("TOKEN", show), ("TOKEN_FILE", token_file)):
         if value is not None:
             os.environ[f"POSTROOM_{name}"] = str(value)  # where `api` and `credential` look
 

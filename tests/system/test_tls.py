@@ -250,6 +250,26 @@ def test_the_command_speaks_tls(
         assert "cannot be used as --ca or POSTROOM_CA: No such file or directory." in capsys.readouterr().err
 
 
+def test_the_command_shows_a_certificate(
+    tmp_path: Path, authority: Authority, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = authority.issue("admin.lan", file="client")
+    mine = tmp_path / "mine.pem"
+    mine.write_bytes(own.certificate.read_bytes() + own.key.read_bytes())
+    for name in ("CA", "CERT"):  # the command's options leave them in the environment
+        monkeypatch.setenv(f"POSTROOM_{name}", "")
+    clients = ['client_certificates = "required"', f'client_ca = "{authority.path}"']
+    with Served(tmp_path, section(authority.issue("127.0.0.1"), *clients)) as served:
+        served.ready()
+        status = ["status", "--url", f"https://{served.address('http')}"]
+        assert main(["--ca", str(authority.path), *status]) == 1
+        assert "It may want a certificate that it trusts.\nTry: postroom --cert" in capsys.readouterr().err
+        assert main(["--ca", str(authority.path), "--cert", str(mine), *status]) == 0
+        assert main(["--cert", str(authority.path), *status]) == 1
+        said = capsys.readouterr().err
+        assert "cannot be used as --cert or POSTROOM_CERT: it holds no certificate with its key in PEM form." in said
+
+
 def test_throughput_is_of_the_same_order(tmp_path: Path, authority: Authority) -> None:
     """A sanity check, not a measurement: encryption must not cost more than most of the rate."""
     rates = []
