@@ -2,6 +2,7 @@
 and the rest of the hub ask for. Whatever is done here, or refused, is in the audit trail. Floor 3.
 """
 
+import asyncio
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ from broker.observe.audit import Trail
 from broker.observe.limited import Limited
 
 MAX_SCHEDULED = 10_000
+PAGES_AT_ONCE = 4
+"""Pages of messages read at the same time; who asks for another one waits, lest pages pile up in memory."""
 
 
 class Administration:
@@ -40,6 +43,7 @@ class Administration:
     ) -> None:
         self.engine = engine
         self.limits = limits
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
         self.checks: list[Callable[[Spec], None]] = []

@@ -16,7 +16,17 @@ from broker.administration import Administration
 from broker.auth.grant import MAX_KEY, Resource, Verb, on_key, on_subscription, on_topic
 from broker.auth.principal import BROKER, LOCAL, Principal
 from broker.core.errors import BrokerError, Code
-from broker.core.message import MAX_DELAY, Draft, check_meta, made_id, pack_content_type, pack_id, pack_meta, utf8_size
+from broker.core.message import (
+    MAX_DELAY,
+    Draft,
+    Row,
+    check_meta,
+    made_id,
+    pack_content_type,
+    pack_id,
+    pack_meta,
+    utf8_size,
+)
 from broker.core.position import Start
 from broker.core.subscription import Consumer
 from broker.core.topic import check_filter, check_topic
@@ -37,6 +47,8 @@ RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
 MAX_TOPICS = 20_000
 """Topics that a principal is remembered to be allowed to publish to."""
+PAGE_BYTES = 1 << 20
+"""Of bodies in a page, unless its reader wants more; a single message may be larger."""
 
 
 @dataclass(slots=True)
@@ -321,21 +333,30 @@ class Hub(Administration):
         return reader
 
     async def read(
-        self, principal: Principal, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20
+        self, principal: Principal, filters: Sequence[str], start: Start, limit: int, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """Replay a piece of the log."""
         checked = _filters(filters)
         for text in checked:
             self.authorize(principal, Verb.CONSUME, on_topic(text))
-        return await self.engine.read(checked, start, limit, max_bytes)
+        async with self._pages:
+            return await self.engine.read(checked, start, limit, max_bytes)
 
-    async def read_stream(self, principal: Principal, name: str, limit: int, max_bytes: int = 4 << 20) -> Page:
+    async def peek(
+        self, principal: Principal, name: str, limit: int, after: int = -1, max_bytes: int = PAGE_BYTES
+    ) -> list[Row]:
+        """The oldest outstanding messages of a queue above an offset. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
+        self.queue(principal, name, Verb.CONSUME)
+        async with self._pages:
+            return await self.engine.peek(name, limit, after, max_bytes)
+
+    async def read_stream(self, principal: Principal, name: str, limit: int, max_bytes: int = PAGE_BYTES) -> Page:
         """The piece of the log that comes next for a named stream, behind its cursor, which stays. Raises
         UNKNOWN_SUBSCRIPTION, WRONG_KIND, FORBIDDEN."""
         info = self.stream(principal, name)
-        return await self.engine.read(
-            list(info.spec.topics), Start("after", info.floor, self.engine.epoch), limit, max_bytes
-        )
+        start = Start("after", info.floor, self.engine.epoch)
+        async with self._pages:
+            return await self.engine.read(list(info.spec.topics), start, limit, max_bytes)
 
     def topics(self, principal: Principal) -> list[TopicInfo]:
         """The topics with messages that it may know of, by name."""

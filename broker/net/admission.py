@@ -1,5 +1,6 @@
 """The open connections of all doors, how many there may be, and how many the operating system lets us have. Floor 3."""
 
+import asyncio
 import resource
 import time
 from collections import Counter
@@ -79,6 +80,9 @@ class Admission:
         self._limited = limited
         self.room = limits.max_connections if room is None else room
         self._wall = wall
+        self._received = self._sent = 0
+        self.on_much: Callable[[], object] = int
+        """Called whenever so much came or went that memory is worth a look."""
         self._numbers = count(1)
         self._connections: dict[str, OpenConnection] = {}
         self._names: dict[str, str] = {}  # id of a connection -> name of the principal it counts for
@@ -139,6 +143,20 @@ class Admission:
         name = self._names.pop(connection.id, None)
         if name is not None:
             _less(self._by_principal, name)
+
+    def received(self, count: int) -> None:
+        """So many bytes of a connection were read and are dealt with; it may be closed by this."""
+        self._received += count
+        if self._received > self._limits.max_arriving // 4:
+            self._received = 0
+            self.on_much()
+
+    def sent(self, count: int) -> None:
+        """So many bytes were written to a connection. None is closed at once: an engine may be in the midst of it."""
+        self._sent += count
+        if self._sent > self._limits.max_unsent // 4:
+            self._sent = 0
+            asyncio.get_running_loop().call_soon(self.on_much)
 
     def find(self, connection_id: str) -> OpenConnection | None:
         """The one with this id, if it is open."""

@@ -1,7 +1,7 @@
 """Memory that clients make us keep: what they began to send and do not end, and what they do not read. Floor 3.
 
-Looked at a few times a second rather than counted at every read and write: between two looks no more can gather than a
-machine's network brings. When it is too much, those who have been at it longest, or let most pile up, are closed.
+Looked at a few times a second, and whenever much came or went, rather than kept in step with every read and write. When
+it is too much, those who have been at it longest, or let most pile up, are closed.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ class Strain:
         self._limits = limits
         self._limited = limited
         self._looks = 0
+        admission.on_much = self.look
         self._began: dict[str, tuple[int, int]] = {}  # connection's id -> (look at which it began, bytes at the last)
 
     async def run(self) -> None:

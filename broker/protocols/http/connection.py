@@ -70,6 +70,7 @@ class Connection(Serial):
         "_clockwork",
         "_committing",
         "_more",
+        "_passing",
         "_received",
         "_silent",
         "_switched",
@@ -111,6 +112,7 @@ class Connection(Serial):
         self._silent = True  # nothing of the request that is due has come yet
         self._received = 0  # bytes of it that have
         self._switched = False  # it is a WebSocket now; then `_received` is of the text that is due
+        self._passing = False  # what comes is the rest of a body that was answered already
 
     # Of the request
 
@@ -118,7 +120,7 @@ class Connection(Serial):
         """A handler starts; `whole` when nothing of the request is still to come."""
         self.interrupted = None
         self._busy = True
-        self._more = False
+        self._more = self._passing = False
         if whole:
             self.arrived()
 
@@ -128,11 +130,12 @@ class Connection(Serial):
             self._arriving = False
             self._clockwork.arriving.end(self)
 
-    def ended(self) -> None:
-        """The handler is done; what came meanwhile belongs to the next request."""
-        self._busy = False
+    def ended(self, whole: bool) -> None:
+        """The handler is done; what came meanwhile belongs to the next request, unless the body was answered before it
+        was here: then it is the rest of that, which nobody keeps and nobody answers."""
+        self._busy, self._passing = False, not whole
         if self._more:
-            self._expect(silent=False)
+            self._expect(silent=self._passing)
         else:
             self.arrived()
 
@@ -188,8 +191,10 @@ class Connection(Serial):
             self.on_stall()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """See aiohttp. A broken body, met again when the rest of it is passed over, was told to its sender."""
-        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+        """See aiohttp. A broken body, met again when the rest of it is passed over, was told to its sender; that a
+        connection ended meanwhile is no fault."""
+        ended = self.transport is None or self.transport.is_closing()
+        if not ended and not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
     # Of the register
@@ -286,6 +291,16 @@ class Connection(Serial):
         if data:
             self._note_bytes(len(data))
         super().data_received(data)
+        if self._messages:
+            self._cut_cycle(self._messages[-1][0])
+        self._clockwork.admission.received(len(data))
+
+    def _cut_cycle(self, message: Any) -> None:
+        """What could not be parsed is kept as an exception; its frames hold it, and all that was read with it. The
+        collector would come by only after some hundred megabytes of them."""
+        error = getattr(message, "exc", None)
+        if error is not None:
+            error.__traceback__ = None
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """See aiohttp. It asks after each body; what was not paused has nothing to go on with."""
@@ -297,17 +312,26 @@ class Connection(Serial):
             if self._busy:
                 self._more = True
                 return
-            self._expect(silent=False)
-        self._silent = False
-        self._received += count
+            self._expect(silent=True)
+        if not self._passing:
+            self._silent = False
+            self._received += count
 
     def unpacked(self, count: int) -> None:
         """So many bytes of the request's body are kept, unpacked, while more is waited for."""
-        self._received = max(self._received, count)
+        more = count - self._received
+        if more > 0:
+            self._received = count
+            self._clockwork.admission.received(more)
+
+    def leave_rest(self) -> None:
+        """The rest of the request's body is not even to be passed over: unpacking it would be work."""
+        self._lingering_time = 0.0
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         super().pause_writing()
+        self._clockwork.admission.sent(self.unsent)
         self._clockwork.stuck.begin(self)
         self._clockwork.stalling.begin(self)
 
@@ -327,8 +351,8 @@ class Connection(Serial):
         message: str | None = None,
     ) -> web.StreamResponse:
         """aiohttp could not parse a request, or a handler let an exception through."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun when it failed")
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("the answer had begun when it failed, or nobody is there to hear it")
         if isinstance(exc, http_exceptions.LineTooLong):
             status = 431
         elif status >= 500:

@@ -7,7 +7,7 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import ClientPayloadError, web
 from pydantic import ValidationError
@@ -18,12 +18,15 @@ from broker.core.position import Start
 from broker.core.topic import check_filter
 from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 from broker.protocols.http import cloudevents
+from broker.protocols.http.connection import Connection
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
 MAX_JSON = 4 << 20
 """Bytes of a request body that is a command rather than a message."""
+MAX_PARTS = 1_000
+"""Pieces in which a body is kept while it arrives; one that comes byte by byte would take forty times its size."""
 REQUEST_ID = "postroom-request-id"
 """The header of a request's own id, in small letters; no option of a message."""
 
@@ -36,7 +39,7 @@ _OF_THE_REQUEST = frozenset(("host", "content-length", "user-agent", "accept", "
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, unpacked when Content-Encoding says so. Raises MESSAGE_TOO_LARGE before reading what announces
-    itself as too long, and of any other as soon as it is; BAD_REQUEST when the encoding is broken."""
+    itself as too long, and of any other as soon as it is; BAD_REQUEST when the encoding is broken; ConnectionError."""
     content = request.content
     length = request.content_length
     if length is not None and length > limit:
@@ -58,12 +61,20 @@ async def _rest(request: web.BaseRequest, limit: int) -> bytes:
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    parts, size = [], 0
-    while part := await request.content.readany():
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
+    connection, parts, size = cast(Connection, request.protocol), [], 0
+    try:
+        while part := await request.content.readany():
+            size += len(part)
+            if size > limit:
+                if "Content-Encoding" in request.headers:
+                    connection.leave_rest()
+                raise _too_large(limit)
+            parts.append(part)
+            if len(parts) > MAX_PARTS:
+                parts = [b"".join(parts)]
+            connection.unpacked(size)
+    except RuntimeError as error:  # aiohttp's word for a connection that ended in the middle of a chunk
+        raise ConnectionResetError(str(error)) from None
     return b"".join(parts)
 
 

@@ -160,8 +160,7 @@ class QueueRoutes:
     async def peek(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         """Answers the oldest outstanding messages without touching them."""
         limit = PEEK_LIMIT.read(request.query)
-        self._hub.queue(principal_of(request), name, Verb.CONSUME)
-        rows = await self._hub.engine.peek(name, limit, PEEK_AFTER.read(request.query))
+        rows = await self._hub.peek(principal_of(request), name, limit, PEEK_AFTER.read(request.query))
         epoch = self._hub.engine.epoch
         body = messages_json([message_json(row, epoch) for row in rows])
         return web.Response(body=body, content_type="application/json")

@@ -229,7 +229,7 @@ class HttpServer:
         else:
             status = response.status
         finally:
-            connection.ended()
+            connection.ended(whole=request.content.is_eof())
             seconds = perf_counter() - begun  # the loop's own time moves once per turn
             self._requests.count(name, status, seconds)
             failed = status >= 400

@@ -78,11 +78,11 @@ class Requests:
         return {}
 
     async def _peek(self, arguments: Arguments) -> Any:
-        name, after = _name(arguments), arguments.get("after", -1)
-        self._hub.queue(self._principal, name, Verb.CONSUME)
+        after = arguments.get("after", -1)
         if type(after) is not int or not -1 <= after < 1 << 63:
             raise BrokerError(Code.BAD_OPTION, "after is the offset of the last message of the page before")
-        return await self._hub.engine.peek(name, _limit(arguments), after, self._hub.limits.max_frame // 2)
+        most = self._hub.limits.max_frame // 2
+        return await self._hub.peek(self._principal, _name(arguments), _limit(arguments), after, most)
 
     async def _purge(self, arguments: Arguments) -> Any:
         return {"count": await self._hub.purge(self._principal, _name(arguments))}

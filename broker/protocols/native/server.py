@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         session.receive(data)
         if session.hello is not None:
             self.server.hellos.end(self)
+        self.server.admission.received(len(data))
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""
@@ -147,6 +148,7 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send; a reader that lets too much pile up is let go."""
         self.transport.write(data)
+        self.server.admission.sent(len(data))
         if self.transport.get_write_buffer_size() > self.server.hub.limits.max_unsent_per_connection + HIGH_WATER:
             logger.warning("a slow reader was closed", extra={"client": self.session.client})
             self.session.closed = True

@@ -121,7 +121,7 @@ async def test_an_answer_that_nobody_reads_is_dropped(open_door: DoorFactory) ->
         await door.publish("a", b"x" * 1_000_000)
     _, writer = await door.connect()
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(b"GET /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write(b"GET /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\n\r\n" * 12)
     await until(lambda: any(c.writing_paused for c in open_connections(door)))
     await until(lambda: not any(c.writing_paused for c in open_connections(door)))
     await until(lambda: len(open_connections(door)) == 1)  # the one that published
