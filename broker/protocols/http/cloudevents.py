@@ -6,7 +6,6 @@ the message, so that an event that comes twice is stored once. Pure. Floor 4.
 """
 
 import binascii
-import json
 import re
 from base64 import b64decode
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from broker.core.errors import BrokerError, Code
 from broker.core.message import MAX_ID_BYTES
 from broker.hub import Outgoing
-from broker.protocols.http.representation import dumps
+from broker.protocols.http.representation import dumps, value_of
 
 STRUCTURED, BATCH = "application/cloudevents", "application/cloudevents-batch"
 PREFIX = "ce-"
@@ -55,16 +54,9 @@ def from_json_batch(topic: str, text: bytes) -> list[Outgoing]:
 
 def _read(text: bytes) -> Any:
     try:
-        value = json.loads(text.decode(), parse_constant=_refuse)
-        if b"\\u" in text:
-            dumps(value).encode()  # half of a surrogate pair can be written in JSON and not in UTF-8
-        return value
+        return value_of(text)
     except (ValueError, RecursionError) as error:
         raise BrokerError(Code.BAD_MESSAGE, f"the event is not JSON: {error}") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _message(topic: str, event: Any) -> Outgoing:

@@ -4,13 +4,11 @@ A dialogue holds several subscriptions, publishes and settles. What it is asked 
 and harms nothing else; what cannot be understood at all ends it. Floor 4.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from broker.auth.principal import Principal
-from broker.core.duration import parse_duration
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.position import LATEST, Position, Start
@@ -22,16 +20,15 @@ from broker.protocols.http.draft import outgoing
 from broker.protocols.http.follower import UNLIMITED, Follower, Slow
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import document
-from broker.protocols.http.representation import dumps, message_json, receipt_json
+from broker.protocols.http.representation import check_sayable, dumps, loads, message_json, receipt_json
+from broker.protocols.http.settlement import OUTCOMES, lease_of, settle_options
 
 _log = logging.getLogger(__name__)
 MAX_NUMBER = (1 << 53) - 1
 """The largest whole number that every JSON reader keeps exact (RFC 8259 §6)."""
 MAX_REF = 100
-LONGEST_LEASE = 86_400_000
 WEIGHT = 64
 """What a message weighs beside its body while it waits for its commit."""
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 class Shell(Protocol):
@@ -187,7 +184,7 @@ class Dialogue:
         if self._closed:
             return
         try:
-            request = json.loads(text, parse_constant=_refuse_constant)
+            request = loads(text)
         except (ValueError, RecursionError) as error:
             self.fail(BrokerError(Code.BAD_FRAME, f"not JSON: {error}"))
             return
@@ -195,7 +192,7 @@ class Dialogue:
             self.fail(BrokerError(Code.BAD_FRAME, 'send objects {"type": …}'))
             return
         try:
-            _check_ref(request)
+            _check(request, text)
             self._handlers.get(request["type"], self._unknown)(request)
         except BrokerError as error:
             self._refuse(request, error)
@@ -273,26 +270,17 @@ class Dialogue:
 
     def _settle(self, request: Mapping[str, Any]) -> None:
         _known(request, "sub", "outcome", "offsets", "delay", "error")
-        outcome = _OUTCOMES.get(str(request.get("outcome")))
+        outcome = OUTCOMES.get(str(request.get("outcome")))
         if outcome is None:
-            raise BrokerError(Code.BAD_OPTION, f"outcome must be {', '.join(_OUTCOMES)}")
-        delay, error = request.get("delay"), request.get("error")
-        if delay is not None:
-            if outcome is not Outcome.RETRY:
-                raise BrokerError(Code.BAD_OPTION, "delay goes with retry")
-            delay = parse_duration(delay, "delay")
-        if error is not None and type(error) is not str:
-            raise BrokerError(Code.BAD_OPTION, "error must be text")
+            raise BrokerError(Code.BAD_OPTION, f"outcome must be {', '.join(OUTCOMES)}")
+        delay, error = settle_options(outcome, request)
         offsets = self._offsets(request)
         follower = self._subscription(request, Kind.QUEUE).follower
         self._answer_after_commit(request, "settled", lost=list(follower.settle(outcome, offsets, delay, error)))
 
     def _extend(self, request: Mapping[str, Any]) -> None:
         _known(request, "sub", "offsets", "duration")
-        duration = parse_duration(request.get("duration"), "duration")
-        if not 100 <= duration <= LONGEST_LEASE:
-            raise BrokerError(Code.BAD_OPTION, "duration must be from 100ms to 24h")
-        offsets = self._offsets(request)
+        duration, offsets = lease_of(request), self._offsets(request)
         lost = self._subscription(request, Kind.QUEUE).follower.extend(offsets, duration)
         if "ref" in request:
             self.send("extended", ref=request["ref"], lost=list(lost))
@@ -379,15 +367,16 @@ class Dialogue:
         self.send("pong", **({"ref": request["ref"]} if "ref" in request else {}))
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _text(value: object) -> bytes:
     return dumps(value).encode()
 
 
-def _check_ref(request: Mapping[str, Any]) -> None:
+def _check(request: Mapping[str, Any], text: str) -> None:
+    """What is asked of every request."""
+    try:
+        check_sayable(request, text)
+    except ValueError:
+        raise BrokerError(Code.BAD_REQUEST, "it holds half of a surrogate pair, which UTF-8 cannot say") from None
     if "ref" in request and not _is_quotable(request["ref"]):
         raise BrokerError(Code.BAD_REQUEST, f"a ref is a whole number or an ASCII text of at most {MAX_REF}")
 

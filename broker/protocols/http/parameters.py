@@ -4,7 +4,6 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 `**` stand for them; a filter that was mangled is refused with its right spelling rather than silently read as another.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +18,7 @@ from broker.core.topic import check_filter
 from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 from broker.protocols.http import cloudevents
 from broker.protocols.http.connection import Connection
+from broker.protocols.http.representation import value_of
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -87,16 +87,9 @@ async def read_json(request: web.BaseRequest) -> Any:
     reads and JSON or UTF-8 cannot say (NaN, half of a surrogate pair) is refused too: it could not be said back."""
     body = await read_body(request, MAX_JSON)
     try:
-        value = json.loads(body.decode(), parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
+        return value_of(body)
     except (ValueError, RecursionError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body is not JSON: {error}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 # Headers

@@ -34,6 +34,30 @@ dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=Fa
 """Compact JSON; NaN and infinities are refused (RFC 8259 §6)."""
 
 
+def loads(text: str) -> Any:
+    """The value of JSON text. Raises ValueError, for NaN and infinities too, and RecursionError."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def check_sayable(value: Any, text: str) -> None:
+    """Raises ValueError for what JSON `text` can write and UTF-8 cannot say, half of a surrogate pair: it could not be
+    said back."""
+    if "\\u" in text:
+        dumps(value).encode()
+
+
+def value_of(body: bytes) -> Any:
+    """The value of a body that is JSON and can be said back. Raises ValueError, RecursionError."""
+    text = body.decode()
+    value = loads(text)
+    check_sayable(value, text)
+    return value
+
+
 def answer(value: object, status: int = 200) -> web.Response:
     """A JSON answer."""
     return web.Response(body=dumps(value).encode(), status=status, content_type="application/json")
@@ -90,15 +114,11 @@ def _body(body: bytes, content_type: str | None) -> tuple[str, str]:
 def _as_json(body: bytes) -> str | None:
     try:
         text = body.decode()
-        json.loads(text, parse_constant=_refuse)
+        loads(text)
     except (ValueError, RecursionError):
         return None
     # Line breaks stand only between tokens here, never within a string.
     return text.strip().replace("\n", " ").replace("\r", " ")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def _as_text(body: bytes) -> str | None:

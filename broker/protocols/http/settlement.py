@@ -13,7 +13,7 @@ from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Receiver
 
 EXTEND = "extend"
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _KEYS = {"receipt", "outcome", "delay", "error", "duration"}
 _LONGEST_LEASE = 86_400_000
 
@@ -44,14 +44,7 @@ class Settlement:
     def _settle(self, outcome: Outcome, receipt: Receipt, item: Mapping[str, Any]) -> None:
         if receipt.offset in self._offsets:
             raise BrokerError(Code.BAD_REQUEST, "this message is settled by an earlier item of the same request")
-        delay = item.get("delay")
-        if delay is not None:
-            if outcome is not Outcome.RETRY:
-                raise BrokerError(Code.BAD_OPTION, "delay goes with retry")
-            delay = parse_duration(delay, "delay")
-        error = item.get("error")
-        if error is not None and type(error) is not str:
-            raise BrokerError(Code.BAD_OPTION, "error must be text")
+        delay, error = settle_options(outcome, item)
         self._offsets.add(receipt.offset)
         self.items.append(len(self.results) - 1)
         self.settles.append(Settle(self.queue, outcome, receipt.offset, receipt.lease, delay, error))
@@ -73,22 +66,37 @@ def _check(item: Any, receipts: Receipts) -> tuple[Outcome | None, Receipt]:
     if unknown := set(item) - _KEYS:
         raise BrokerError(Code.BAD_OPTION, f"no member {min(unknown)!r}; there are {', '.join(sorted(_KEYS))}")
     name = item.get("outcome")
-    if type(name) is not str or (name != EXTEND and name not in _OUTCOMES):
-        raise BrokerError(Code.BAD_OPTION, f"outcome must be {', '.join(_OUTCOMES)} or {EXTEND}")
+    if type(name) is not str or (name != EXTEND and name not in OUTCOMES):
+        raise BrokerError(Code.BAD_OPTION, f"outcome must be {', '.join(OUTCOMES)} or {EXTEND}")
     if "duration" in item and name != EXTEND:
         raise BrokerError(Code.BAD_OPTION, f"duration goes with {EXTEND}")
-    return _OUTCOMES.get(name), receipts.read(item.get("receipt"))
+    return OUTCOMES.get(name), receipts.read(item.get("receipt"))
 
 
 def _extend(receiver: Receiver | None, receipt: Receipt, item: Mapping[str, Any]) -> None:
     if receiver is None:
         raise BrokerError(Code.LEASE_LOST)
-    given = item.get("duration")
-    duration = receiver.lease if given is None else parse_duration(given, "duration")
-    if not 100 <= duration <= _LONGEST_LEASE:
-        raise BrokerError(Code.BAD_OPTION, "duration must be from 100ms to 24h")
+    duration = receiver.lease if item.get("duration") is None else lease_of(item)
     if not receiver.extend(receipt, duration):
         raise BrokerError(Code.LEASE_LOST)
+
+
+def settle_options(outcome: Outcome, item: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """Delay (ms) and error of a settle. Raises BAD_OPTION."""
+    delay, error = item.get("delay"), item.get("error")
+    if delay is not None and outcome is not Outcome.RETRY:
+        raise BrokerError(Code.BAD_OPTION, "delay goes with retry")
+    if error is not None and type(error) is not str:
+        raise BrokerError(Code.BAD_OPTION, "error must be text")
+    return None if delay is None else parse_duration(delay, "delay"), error
+
+
+def lease_of(item: Mapping[str, Any]) -> int:
+    """For how long (ms) a lease is extended. Raises BAD_OPTION."""
+    duration = parse_duration(item.get("duration"), "duration")
+    if not 100 <= duration <= _LONGEST_LEASE:
+        raise BrokerError(Code.BAD_OPTION, "duration must be from 100ms to 24h")
+    return duration
 
 
 def _refusal(error: BrokerError) -> dict[str, Any]:
