@@ -133,6 +133,12 @@ class Administration:
         self._tell_watchers()
         return created
 
+    async def put_own(self, spec: Spec) -> None:
+        """Create or change a queue of a door's own, whose reader's rights on its topics the door holds. Raises
+        RATE_LIMITED for one too many, and what the engine refuses."""
+        self._check_subscriptions(spec.name)
+        await self.engine.put_subscription(spec)
+
     def _check_subscriptions(self, name: str) -> None:
         """Raises RATE_LIMITED for one too many."""
         limit = self.limits.max_subscriptions

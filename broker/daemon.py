@@ -27,7 +27,7 @@ from broker.auth.doorkeeper import Strict, Trusting
 from broker.auth.first import make_admin
 from broker.auth.identity import Identity
 from broker.auth.options import AuthOptions
-from broker.auth.principal import BROKER
+from broker.auth.principal import BROKER, LOCAL
 from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
 from broker.config.tls import IN_THE_CLEAR
@@ -57,6 +57,7 @@ from broker.observe.metrics import FigureCollector, Figures, gauge, registry
 from broker.observe.notify import Notifier
 from broker.protocols.http.accounts import AccountRoutes
 from broker.protocols.http.server import HttpServer
+from broker.protocols.mqtt.server import MqttServer
 from broker.protocols.native.server import NativeServer
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ ALPN = {"http": ("http/1.1",)}
 """What a door offers when a TLS client asks which protocol it speaks (RFC 7301)."""
 CERTIFICATE_LOOK = 86_400.0
 """Seconds between two looks at when certificates end."""
-NEEDS_RESTART = ("data_dir", "native", "http", "limits", "engine")
+NEEDS_RESTART = ("data_dir", "native", "http", "mqtt", "limits", "engine")
 
 
 class StartError(Exception):
@@ -215,6 +216,7 @@ class Daemon:
     async def _drain(self, grace: float) -> None:
         """Let everybody finish what is in hand, for as long as the grace lasts and nobody hurries us."""
         self._native.drain()
+        self._mqtt.drain()
         work = [
             asyncio.create_task(self._http.stop(grace), name="drain http"),
             asyncio.create_task(self._webhooks.drain(grace), name="drain webhooks"),
@@ -358,8 +360,18 @@ class Daemon:
             secret=self._webhook_secret,
             collected=registry(FigureCollector(self._figures, {"loop_lag_seconds": self._lag.seconds})),
         )
+        self._mqtt = MqttServer(
+            self.hub,
+            config.mqtt,
+            admission,
+            self._tls.get("mqtt"),
+            doorkeeper,
+            (lambda _: LOCAL) if config.auth is None else self.directory.principal,
+        )
         await self._native.start(sockets["native"])
         self._stack.push_async_callback(self._native.stop)
+        await self._mqtt.start(sockets["mqtt"])
+        self._stack.push_async_callback(self._mqtt.stop)
         await self._http.start(sockets["http"])
         self._stack.push_async_callback(self._http.stop, 0)
         self.addresses = {door: [self._reached(door, sock) for sock in sockets[door]] for door in DOORS}
@@ -380,14 +392,15 @@ class Daemon:
             return address
         scheme = {"http": "http://"}.get(door, "")
         if door in self._tls:
-            scheme = {"http": "https://", "native": "postrooms://"}[door]
+            scheme = {"http": "https://", "native": "postrooms://", "mqtt": "mqtts://"}[door]
         return scheme + address
 
     def _more_status(self) -> dict[str, Any]:
         """What `/v1/status` says beside the engine's numbers."""
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
         drops = {feed: asdict(folder.status()) for feed, folder in self._drops.items()}
-        return {"webhooks": webhooks, "drop": drops, "tls": {door: tls.describe() for door, tls in self._tls.items()}}
+        tls = {door: found.describe() for door, found in self._tls.items()}
+        return {"webhooks": webhooks, "drop": drops, "mqtt": self._mqtt.status(), "tls": tls}
 
     def _figures(self) -> list[Figures]:
         """What `/metrics` says beside the engine's and the HTTP door's numbers."""

@@ -43,7 +43,7 @@ from broker.engine.base import (
 from broker.engine.reader import Reader
 
 AUTH_KEYS = "auth/"
-RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/")
+RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
 MAX_TOPICS = 20_000
 """Topics that a principal is remembered to be allowed to publish to."""

@@ -100,7 +100,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    doors: dict[str, Any] = {"native": {"port": 0}, "http": {"port": 0}, "grace": 0}
+    doors: dict[str, Any] = {"native": {"port": 0}, "http": {"port": 0}, "mqtt": {"port": 0}, "grace": 0}
     config = Config.model_validate({**doors, "auth": {}, "data_dir": tmp_path / "data"})
     said: list[str] = []
     daemon = Daemon(config, environ={}, say=said.append)

@@ -39,7 +39,7 @@ def test_without_a_file_it_is_loopback_and_the_known_ports() -> None:
 def test_the_shipped_file_loads_and_changes_nothing_but_what_it_declares() -> None:
     config = load_config(ROOT / "config" / "postroom.toml", {})
     default = load_config(environ={})
-    sections = ("data_dir", "grace", "tls", "native", "http", "limits", "engine", "log", "webhooks")
+    sections = ("data_dir", "grace", "tls", "native", "http", "mqtt", "limits", "engine", "log", "webhooks")
     assert {s: getattr(config, s) for s in sections} == {s: getattr(default, s) for s in sections}
 
 
@@ -60,7 +60,7 @@ def test_the_shipped_file_names_every_setting_of_a_drop_folder() -> None:
 
 
 def _models(config: Config) -> list[tuple[str, Any]]:
-    return [(s, type(getattr(config, s))) for s in ("tls", "native", "http", "limits", "log", "webhooks")]
+    return [(s, type(getattr(config, s))) for s in ("tls", "native", "http", "mqtt", "limits", "log", "webhooks")]
 
 
 def _table(text: str, name: str) -> str:

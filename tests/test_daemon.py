@@ -30,7 +30,8 @@ WITHIN = 10
 
 
 def config(folder: Path, **values: Any) -> Config:
-    ports: dict[str, Any] = {"native": {"port": 0}, "http": {"port": 0}, "data_dir": folder / "data", "grace": 5}
+    ports: dict[str, Any] = {door: {"port": 0} for door in ("native", "http", "mqtt")}
+    ports |= {"data_dir": folder / "data", "grace": 5}
     return Config.model_validate({**ports, "webhooks": {"allow": ["127.0.0.0/8"]}, **values})
 
 
@@ -95,10 +96,11 @@ WORK: dict[str, Any] = {"queues": {"work": {"topics": ["work/#"]}}}
 async def test_it_says_where_each_door_is_and_they_are_open(started: Make) -> None:
     said: list[str] = []
     daemon = await started(say=said.append)
-    (native,), (http,) = daemon.addresses["native"], daemon.addresses["http"]
+    (native,), (http,), (mqtt,) = (daemon.addresses[door] for door in ("native", "http", "mqtt"))
     assert said == [
         f"postroom: native listening on {native}",
         f"postroom: http listening on {http}",
+        f"postroom: mqtt listening on {mqtt}",
         "postroom: ready",
     ]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", http)

@@ -135,14 +135,20 @@ def _environment_value(text: str) -> Any:
 
 
 def _check_doors(config: Config) -> list[Problem]:
-    native, http = config.native, config.http
     problems = [
         Problem(f"{door}.host", _EXPOSED.format(host=config.host_of(door), door=door))
         for door in DOORS
         if config.auth is None and not is_loopback(config.host_of(door))
     ]
-    if native.tcp and native.port == http.port != 0:
-        problems.append(Problem("http.port", f"{http.port} is the native port as well; set another one"))
+    taken: dict[int, str] = {}
+    for door in DOORS:
+        options = getattr(config, door)
+        if not getattr(options, "tcp", True) or not options.port:
+            continue
+        if options.port in taken:
+            text = f"{options.port} is the {taken[options.port]} port as well; set another one"
+            problems.append(Problem(f"{door}.port", text))
+        taken[options.port] = door
     return problems
 
 

@@ -21,10 +21,11 @@ from broker.limits import Limits
 from broker.net.tls import TlsOptions
 from broker.observe.log import LogOptions
 from broker.protocols.http.options import HttpOptions
+from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.native.options import NativeOptions
 
 DEFAULT_DATA_DIR = "postroom-data"
-DOORS = ("native", "http")
+DOORS = ("native", "http", "mqtt")
 """The sections of the doors."""
 
 
@@ -48,6 +49,7 @@ class Config(BaseModel):
     tls: TlsOptions = TlsOptions()
     native: NativeOptions = NativeOptions()
     http: HttpOptions = HttpOptions()
+    mqtt: MqttOptions = MqttOptions()
     limits: Limits = Limits()
     engine: EngineOptions = EngineOptions()
     log: LogOptions = LogOptions()

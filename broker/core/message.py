@@ -33,7 +33,8 @@ MAX_DELAY = 10**15
 
 
 class Meta(TypedDict, total=False):
-    """What `meta` unpacks to. Absent means: not given."""
+    """What `meta` unpacks to. Absent means: not given. `mqtt` is what only MQTT can say and hear: see
+    `protocols/mqtt/meaning`."""
 
     id: str
     key: str
@@ -44,6 +45,7 @@ class Meta(TypedDict, total=False):
     topic: str
     history: list[dict[str, Any]]
     source: dict[str, Any]
+    mqtt: dict[str, Any]
 
 
 _pack = msgpack.Packer(autoreset=True).pack

@@ -14,6 +14,7 @@ from broker.core.subscription import Kind, Overflow, Spec
 from broker.core.topic import check_filter
 
 HIDDEN = "***"
+MAX_FILTERS = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FLAGS = ("ordered", "fair", "single_active")
 _COUNTS = ("max_messages", "max_bytes", "max_deliveries")
@@ -30,6 +31,15 @@ def check_name(name: object) -> str:
 
 def parse_spec(name: str, options: Mapping[str, Any]) -> Spec:
     """Build a Spec from plain values; every error names the key and what fits. Raises BAD_OPTION, BAD_FILTER."""
+    topics = options.get("topics")
+    if isinstance(topics, (list, tuple)) and len(topics) > MAX_FILTERS:
+        raise BrokerError(Code.BAD_OPTION, f"topics must be a list of 1 to {MAX_FILTERS} topic filters")
+    return stored_spec(check_name(name), options)
+
+
+def stored_spec(name: str, options: Mapping[str, Any]) -> Spec:
+    """The same for what was accepted once, the broker's own subscriptions included, whose names nobody else may give
+    and whose filters are bounded by who made them."""
     unknown = set(options) - _KEYS
     if unknown:
         raise BrokerError(
@@ -37,15 +47,15 @@ def parse_spec(name: str, options: Mapping[str, Any]) -> Spec:
         )
     kind = _choice(Kind, options.get("kind", "queue"), "kind")
     topics = options.get("topics")
-    if not isinstance(topics, (list, tuple)) or not topics or len(topics) > 100:
-        raise BrokerError(Code.BAD_OPTION, "topics must be a list of 1 to 100 topic filters")
+    if not isinstance(topics, (list, tuple)) or not topics:
+        raise BrokerError(Code.BAD_OPTION, f"topics must be a list of 1 to {MAX_FILTERS} topic filters")
     if kind is Kind.STREAM and (extra := _QUEUE_ONLY & {k for k, v in options.items() if v}):
         raise BrokerError(Code.BAD_OPTION, f"{min(extra)} is for queues; this is a stream")
     sink = options.get("webhook")
     if sink is not None and (not isinstance(sink, Mapping) or not isinstance(sink.get("url"), str)):
         raise BrokerError(Code.BAD_OPTION, 'webhook must be a map with a url: {"url": "https://…"}')
     spec = Spec(
-        name=check_name(name),
+        name=name,
         kind=kind,
         topics=tuple(dict.fromkeys(check_filter(t) for t in topics)),
         start=Start.parse(options["from"]) if options.get("from") is not None else LATEST,

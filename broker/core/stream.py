@@ -52,7 +52,8 @@ class Reader:
             self.live = False
 
     def _pass(self, rows: Sequence[Row]) -> None:
-        part, size = fitting(rows[: self.credit if self.live else 0], self.room, False)
+        seen = rows if self.live and len(rows) <= self.credit else rows[: self.credit if self.live else 0]
+        part, size = fitting(seen, self.room, False)
         self.skipped += len(rows) - len(part)
         if part:
             self.credit -= len(part)

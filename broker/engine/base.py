@@ -233,6 +233,10 @@ class Attachment(Protocol):
     def held(self, offset: int) -> int | None:
         """The number of the lease under which this consumer holds a message; 0 when it does not."""
 
+    def refilter(self, filters: Sequence[str]) -> None:
+        """Of `follow` alone: read by these filters from here on, without a gap in those that stay. One that is behind
+        may also be handed what the new ones match in what it has not read yet. Raises UNSUPPORTED."""
+
     def detach(self, *, lost: bool = False) -> None:
         """Go away: what is leased and not settled becomes ready again. `lost`: the connection broke, which counts
         against what was started (poison)."""

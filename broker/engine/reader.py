@@ -33,6 +33,10 @@ class Reader:
         if self._close():
             self._consumer.detached(error)
 
+    def refilter(self, filters: Sequence[str]) -> None:
+        """See Attachment."""
+        self._attachment.refilter(filters)
+
     def detach(self, *, lost: bool = False) -> None:
         """See Attachment."""
         if self._close():

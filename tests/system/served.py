@@ -36,10 +36,10 @@ class Served:
         ours = {
             k: v for k, v in os.environ.items() if not k.startswith(("POSTROOM_", "NOTIFY_", "LISTEN_", "WATCHDOG_"))
         }
-        ports = {"POSTROOM_NATIVE__PORT": "0", "POSTROOM_HTTP__PORT": "0", "PYTHONUNBUFFERED": "1"}
+        ports = {f"POSTROOM_{door}__PORT": "0" for door in ("NATIVE", "HTTP", "MQTT")}
         self.process = subprocess.Popen(
             command,
-            env={**ours, **ports, **(environ or {})},
+            env={**ours, **ports, "PYTHONUNBUFFERED": "1", **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,9 +96,8 @@ class Served:
 
     def address(self, door: str) -> str:
         """Where a door listens."""
-        found = [
-            re.fullmatch(rf"postroom: {door} listening on (?:https?://|postrooms://)?(.*)", line) for line in self.out
-        ]
+        listening = rf"postroom: {door} listening on (?:\w+://)?(.*)"
+        found = [re.fullmatch(listening, line) for line in self.out]
         return next(match[1] for match in found if match)
 
     def errors(self) -> list[str]:

@@ -37,7 +37,7 @@ def bodies(served: Served) -> list[str]:
 def test_it_serves_until_a_signal_and_keeps_what_it_confirmed(tmp_path: Path, number: signal.Signals) -> None:
     with Served(tmp_path, QUEUE) as served:
         served.ready()
-        assert [line.split()[1] for line in served.out] == ["native", "http", "ready"]
+        assert [line.split()[1] for line in served.out] == ["native", "http", "mqtt", "ready"]
         publish(served, b"one")
         served.signal(number)
         assert served.ended() == 0

@@ -263,6 +263,10 @@ class QueueAttachment:
         lease = self._member.leased.get(offset)
         return lease.number if lease is not None else 0
 
+    def refilter(self, filters: Sequence[str]) -> None:
+        """A queue's topics are its settings."""
+        raise BrokerError(Code.UNSUPPORTED, "a queue's topics are its settings")
+
     def detach(self, *, lost: bool = False) -> None:
         """Go away."""
         self._handle.leave(self._member, lost=lost)

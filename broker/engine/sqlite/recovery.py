@@ -15,7 +15,7 @@ from pyroaring import BitMap, BitMap64
 
 from broker.core.offsets import PAGE_BITS
 from broker.core.record import Record
-from broker.core.spec import parse_spec
+from broker.core.spec import stored_spec
 from broker.core.topic import Trie
 from broker.engine.sqlite.connection import unusable
 from broker.engine.sqlite.handles import QueueHandle
@@ -138,7 +138,7 @@ async def _open_pages(engine: "SqliteEngine") -> None:
 async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:
     queues: dict[int, QueueHandle] = {}
     for number, name, text, paused, floor in loaded["subscriptions"]:
-        spec = parse_spec(name, json.loads(text))
+        spec = stored_spec(name, json.loads(text))
         handle = engine.catalog.adopt(number, spec, floor)
         engine.catalog.next_number = max(engine.catalog.next_number, number + 1)
         if isinstance(handle, QueueHandle):

@@ -90,10 +90,10 @@ class ReaderAttachment:
         return True
 
     async def _from_file(self) -> None:
-        reader = self.reader
+        reader, filters = self.reader, self.reader.filters
         try:
-            page = await self.engine.read_from(reader.filters, reader.position, min(reader.credit, MAX_READ))
-            if self._open:
+            page = await self.engine.read_from(filters, reader.position, min(reader.credit, MAX_READ))
+            if self._open and reader.filters is filters:
                 reader.read(self._young(page.rows), page.scanned, self.engine.log.end)
         finally:
             reader.reading = False
@@ -124,6 +124,15 @@ class ReaderAttachment:
     def held(self, offset: int) -> int | None:
         """Nothing is leased here."""
         return 0
+
+    def refilter(self, filters: Sequence[str]) -> None:
+        """What is just being read by the old ones is read again."""
+        if self.handle is not None:
+            raise BrokerError(Code.UNSUPPORTED, "a named stream's topics are its settings")
+        if self._open:
+            self.engine.routes.remove(self.reader.filters, self.reader)
+            self.reader.filters = list(filters)
+            self.engine.routes.add(filters, self.reader)
 
     def detach(self, *, lost: bool = False) -> None:
         """Go away."""
@@ -171,6 +180,10 @@ class TapAttachment:
     def held(self, offset: int) -> int | None:
         """Nothing is leased here."""
         return 0
+
+    def refilter(self, filters: Sequence[str]) -> None:
+        """A tap is made anew."""
+        raise BrokerError(Code.UNSUPPORTED, "a tap's topics do not change")
 
     def detach(self, *, lost: bool = False) -> None:
         """Go away."""

@@ -67,6 +67,11 @@ class Decoder:
         self._authenticates = False
         self._broken = False
 
+    @property
+    def kept(self) -> int:
+        """Bytes of what is not complete, or not admitted yet."""
+        return len(self._tail)
+
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that are complete now. Raises MqttError, once, with the packets that came before; then the stream
         is lost, and what else arrives is ignored."""

@@ -1,0 +1,253 @@
+"""Step 1 of the journey at the MQTT door: PUBLISH and PUBREL become units; receipts become PUBACK, PUBREC and PUBCOMP.
+
+What one read of the socket brings is one unit, so that a commit answers a connection once, in the order of arrival
+[MQTT-4.6.0-2, 4.6.0-3]. An inbound identifier of QoS 2 is committed with its message and forgotten with its PUBREL, so
+that a message sent again is not stored again, whoever crashed meanwhile. Floor 4.
+"""
+
+import logging
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from broker.core.errors import BrokerError, Code
+from broker.core.message import Draft, Row
+from broker.engine.base import Receipt, Set, Unit
+from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.encoder import encode
+from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Properties, Publish
+from broker.protocols.mqtt.codec.reasons import FROM_SERVER
+from broker.protocols.mqtt.flow.inbound import Do
+from broker.protocols.mqtt.kept import inbound_key, retained_set
+from broker.protocols.mqtt.meaning import BY_QOS, packed
+
+if TYPE_CHECKING:
+    from broker.protocols.mqtt.connection import Connection
+
+logger = logging.getLogger(__name__)
+_plain = Struct(">BBH").pack
+PUBACK, PUBREC = 0x40, 0x50
+Answers = list[int | bytes]
+"""What a commit answers, in order: the identifier of a message with QoS 1, that of one with QoS 2 as a negative number,
+or a packet."""
+
+
+class Intake:
+    """Takes what one connection publishes, for its session."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._session = connection.session
+        self._hub = connection.server.hub
+        self._principal = connection.identified
+        self._version = connection.version
+        self._max_body = self._hub.limits.max_body
+        self._uncommitted = 0
+        self.refused = 0
+        """Messages that were not taken."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._drafts: list[Draft] = []
+        self._sets: list[Set] = []
+        self._retained: list[tuple[int, Draft]] = []  # index of the message in the unit, or -1, and what is retained
+        self._answers: Answers = []
+        self._size = 0
+        self._passing: list[Draft] = []
+
+    # What comes
+
+    def publish(self, packet: Publish) -> None:
+        """PUBLISH. Raises MqttError for what ends the connection, BrokerError where an older client cannot be told."""
+        topic, payload, qos, retain, _, packet_id, properties = packet
+        connection = self._connection
+        if qos:
+            connection.quota.take(qos, packet_id)
+        if properties:
+            topic = connection.aliases.topic(packet)
+        if qos == 2:
+            do = self._session.inbound.publish(packet_id)
+            if do is not Do.STORE:
+                if do is Do.PUBREC:
+                    self._answers.append(_plain(PUBREC, 2, packet_id))
+                return
+        try:
+            if topic not in self._principal.topics:
+                self._hub.check_publish(self._principal, topic)
+            self._check_size(payload)
+            if properties or retain or self._session.filters.no_local:
+                draft = self._described(topic, payload, qos, retain, properties)
+            else:
+                draft = (topic, BY_QOS[qos], payload)
+        except BrokerError as error:
+            self._refuse(topic, qos, packet_id, error)
+            return
+        if retain:
+            self._retain(draft, qos)
+        elif qos:
+            self._drafts.append(draft)
+        else:
+            self._passing.append(draft)
+            return
+        self._size += len(payload) + len(draft[1] or b"")
+        if qos == 1:
+            self._answers.append(packet_id)
+        elif qos == 2:
+            self._answers.append(-packet_id)
+            if self._session.durable:
+                self._sets.append(Set(inbound_key(self._session.client_id, packet_id), b""))
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self._max_body:
+            raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(payload)} bytes, the limit is {self._max_body}")
+
+    def _described(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties) -> Draft:
+        session = self._session
+        sender = session.client_id if session.filters.no_local else None
+        meta = packed(qos, retain, properties, int(self._hub.wall() * 1000), sender)
+        draft = (topic, meta, payload)
+        if retain:
+            self._connection.server.retained.check(*draft)
+        return draft
+
+    def _retain(self, draft: Draft, qos: int) -> None:
+        """It becomes the retained message of its topic with the same commit."""
+        index = len(self._drafts)
+        if qos or self._hub.engine.keeps(draft[0]):
+            self._drafts.append(draft)
+        else:
+            self._passing.append(draft)
+            index = -1
+        topic, meta, body = draft
+        self._sets.append(retained_set((0, topic, int(self._hub.wall() * 1000), meta, body)))
+        self._retained.append((index, draft))
+
+    def release(self, ack: Ack) -> None:
+        """PUBREL. Raises MqttError for an identifier whose PUBREC was not sent. [MQTT-4.3.3-11]"""
+        known: list[int] = []
+        for packet_id in ack.packet_ids:
+            do = self._session.inbound.release(packet_id)
+            self._connection.quota.give_2(packet_id)
+            if do is Do.PUBCOMP_UNKNOWN and self._version == V5:
+                unknown = Ack(Kind.PUBCOMP, (packet_id,), Reason.PACKET_IDENTIFIER_NOT_FOUND, NONE)
+                self._connection.write(encode(unknown, V5))
+            else:
+                known.append(packet_id)
+        if not known:
+            return
+        packets = encode(Ack(Kind.PUBCOMP, tuple(known)), self._version)
+        if self._session.durable:
+            sets = [Set(inbound_key(self._session.client_id, packet_id), None) for packet_id in known]
+            self._connection.commit(Unit(sets=sets, sender=self._session), packets)
+        else:
+            self._connection.write(packets)
+
+    def _refuse(self, topic: str, qos: int, packet_id: int, error: BrokerError) -> None:
+        """A client of MQTT 5 is told in the answer. An older one cannot be told [MQTT-3.3.5-2]: what it sends to topics
+        that are nobody's to publish to is dropped, as 4.7.2 advises; else it is let go, so that it does not believe
+        that a message is safe which is not."""
+        self.refused += 1
+        if not qos:
+            return
+        if self._version == V5:
+            self._answers.append(self._refusal(qos, packet_id, error))
+            return
+        if not topic.startswith("$"):
+            raise error
+        if qos == 2:
+            self._session.inbound.committed(packet_id)
+        self._answers.append(packet_id if qos == 1 else _plain(PUBREC, 2, packet_id))
+
+    def _refusal(self, qos: int, packet_id: int, error: BrokerError) -> bytes:
+        kind = Kind.PUBACK if qos == 1 else Kind.PUBREC
+        if qos == 1:
+            self._connection.quota.give_1()
+        else:
+            self._session.inbound.failed(packet_id)
+            self._connection.quota.give_2(packet_id)
+        reason = Reason(error.kind.mqtt)
+        if reason not in FROM_SERVER[kind]:
+            reason = Reason.QUOTA_EXCEEDED if error.kind.http in (429, 503) else Reason.IMPLEMENTATION_SPECIFIC_ERROR
+        properties = self._connection.why(error)
+        return encode(Ack(kind, (packet_id,), reason, properties), V5)
+
+    # What becomes of it
+
+    def submit(self) -> None:
+        """Hand what was gathered from one read to the hub. Raises what the hub refuses at once."""
+        if self._passing:
+            self._relay()
+        if not (self._drafts or self._sets):
+            if self._answers:
+                self._answer(self._answers)
+                self._begin()
+            return
+        unit = Unit(self._drafts, sender=self._session, principal=self._principal.name, sets=self._sets)
+        unit.size = self._size
+        weight = unit.weight()
+        unit.done = self._done(self._answers, self._retained, weight)
+        self._begin()
+        self._uncommitted += weight
+        try:
+            self._hub.commit(unit)
+        except BrokerError as error:
+            done, unit.done = unit.done, None
+            if done is not None:
+                done(Receipt(error=error))
+        self._connection.gate.taken(self._uncommitted)
+
+    def _relay(self) -> None:
+        passing, self._passing = self._passing, []
+        try:
+            self._hub.relay(self._principal, passing, self._session)
+        except BrokerError:
+            self.refused += len(passing)
+
+    def _done(self, answers: Answers, retained: list[tuple[int, Draft]], weight: int) -> Callable[[Receipt], None]:
+        def done(receipt: Receipt) -> None:
+            self._uncommitted -= weight
+            self._connection.gate.answered(self._uncommitted)
+            if receipt.error is not None:
+                self._failed(answers, receipt.error)
+                return
+            for index, (topic, meta, body) in retained:
+                offset = receipt.offset + index if index >= 0 else 0
+                row: Row = (offset, topic, receipt.at, meta, body)
+                self._connection.server.retained.put(row)
+            self._answer(answers)
+
+        return done
+
+    def _answer(self, answers: Answers) -> None:
+        """One write for a whole commit."""
+        count = 0
+        pieces: list[bytes] = []
+        for entry in answers:
+            if type(entry) is bytes:
+                pieces.append(entry)
+            elif entry > 0:  # type: ignore[operator]
+                count += 1
+                pieces.append(_plain(PUBACK, 2, entry))
+            else:
+                self._session.inbound.committed(-entry)  # type: ignore[operator]
+                pieces.append(_plain(PUBREC, 2, -entry))  # type: ignore[operator]
+        if count:
+            self._connection.quota.give_1(count)
+        self._connection.write(b"".join(pieces))
+
+    def _failed(self, answers: Answers, error: BrokerError) -> None:
+        """Nothing of the unit was done."""
+        self.refused += len(answers)
+        told = self._version == V5 and not error.kind.closes
+        pieces: list[bytes] = []
+        for entry in answers:
+            if type(entry) is bytes:
+                pieces.append(entry)
+            elif told:
+                pieces.append(self._refusal(1 if entry > 0 else 2, abs(entry), error))  # type: ignore[operator,arg-type]
+            elif entry < 0:  # type: ignore[operator]
+                self._session.inbound.failed(-entry)  # type: ignore[operator]
+        if told:
+            self._connection.write(b"".join(pieces))
+        else:
+            self._connection.fail(error)

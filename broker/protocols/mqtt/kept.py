@@ -1,0 +1,95 @@
+"""What the door keeps in the key/value store, where no client reads it: sessions, packet identifiers, wills, retained
+messages. A pure floor.
+
+| key | value |
+|---|---|
+| `mqtt/session/CLIENT` | whose session it is, its filters with their options, its expiry, and since when it is away |
+| `mqtt/in/CLIENT/ID` | an inbound QoS 2 identifier whose message is stored, until PUBREL |
+| `mqtt/out/CLIENT/ID` | an outbound one, until PUBCOMP: its message's offset, nothing once the receiver has it |
+| `mqtt/will/CLIENT` | what to publish when the client is lost, by whose right |
+| `mqtt/retained/TOPIC` | the retained message |
+
+CLIENT is percent-encoded, so that no identifier reaches into another's keys.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import msgpack
+
+from broker.core.message import Row
+from broker.engine.base import Set
+from broker.protocols.mqtt.filters import Subscribed
+
+SESSIONS, INBOUND, OUTBOUND, WILLS, RETAINED = (
+    f"mqtt/{kind}/" for kind in ("session", "in", "out", "will", "retained")
+)
+NEVER = 0xFFFF_FFFF
+"""The session expiry that is none."""
+
+
+def escaped(client_id: str) -> str:
+    """A client's identifier within keys and names of subscriptions."""
+    return quote(client_id, safe="")
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    """A session as it is kept. `expiry` in seconds; `away`: since when nobody is connected, unix seconds, None while
+    somebody is (after a crash that means: until now)."""
+
+    client_id: str
+    principal: str
+    expiry: int
+    away: float | None = None
+    filters: list[Subscribed] = field(default_factory=list)
+
+    def kept(self) -> Set:
+        """To be committed."""
+        value = (self.client_id, self.principal, self.expiry, self.away, [tuple(entry) for entry in self.filters])
+        return Set(SESSIONS + escaped(self.client_id), msgpack.packb(value))
+
+    @classmethod
+    def read(cls, value: bytes) -> "SessionRecord":
+        """The inverse."""
+        client_id, principal, expiry, away, filters = msgpack.unpackb(value)
+        return cls(client_id, principal, expiry, away, [Subscribed(*entry) for entry in filters])
+
+
+def forgotten_session(client_id: str) -> Set:
+    """Its record goes."""
+    return Set(SESSIONS + escaped(client_id), None)
+
+
+def inbound_key(client_id: str, packet_id: int) -> str:
+    """See the module."""
+    return f"{INBOUND}{escaped(client_id)}/{packet_id}"
+
+
+def outbound_key(client_id: str, packet_id: int) -> str:
+    """See the module."""
+    return f"{OUTBOUND}{escaped(client_id)}/{packet_id}"
+
+
+def packed_offset(offset: int) -> bytes:
+    """The value of an outbound identifier."""
+    return str(offset).encode()
+
+
+def retained_set(row: Row) -> Set:
+    """A retained message: its row, but for the topic, which the key says."""
+    offset, topic, at, meta, body = row
+    return Set(RETAINED + topic, msgpack.packb((offset, at, meta, body)) if body else None)
+
+
+def retained_row(key: str, value: bytes) -> Row:
+    """The inverse."""
+    offset, at, meta, body = msgpack.unpackb(value)
+    return (offset, key.removeprefix(RETAINED), at, meta, body)
+
+
+def packed(value: Any) -> bytes:
+    """Plain values in bytes."""
+    found: bytes = msgpack.packb(value)
+    return found

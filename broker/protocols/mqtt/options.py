@@ -1,0 +1,46 @@
+"""`[mqtt]` of the configuration. Floor 4."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from broker.core.setting import Duration, Size
+from broker.net.tls import TlsOptions
+
+DEFAULT_PORT = 1883
+DAY = 86_400_000
+
+
+class MqttOptions(BaseModel):
+    """Where MQTT is spoken, and how much each client may ask of us (durations: ms, sizes: bytes).
+
+    `receive_maximum`: what a client of MQTT 5 may have unanswered; `inflight`: what we send a client without an answer,
+    if it takes so many. `queued_…`: what waits for one session that is away; then the oldest goes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tcp: bool = True
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(DEFAULT_PORT, ge=0, le=65_535)
+    unix: Path | None = None
+    connect_timeout: Annotated[Duration, Field(ge=100, le=600_000)] = 10_000
+    max_keep_alive: Annotated[Duration, Field(ge=1_000, le=3_600_000)] = 3_600_000
+    max_session_expiry: Annotated[Duration, Field(ge=1_000, le=365 * DAY)] = 30 * DAY
+    receive_maximum: int = Field(8_192, ge=1, le=65_535)
+    inflight: int = Field(8_192, ge=1, le=65_535)
+    topic_alias_maximum: int = Field(16, ge=0, le=65_535)
+    max_filters: int = Field(1_000, ge=1, le=100_000)
+    max_sessions: int = Field(100_000, ge=1)
+    queued_messages: int = Field(100_000, ge=1)
+    queued_bytes: Size = Field(1 << 28, ge=1)
+    retained_messages: int = Field(100_000, ge=0)
+    retained_bytes: Size = Field(1 << 26, ge=0)
+    tls: TlsOptions = TlsOptions()
+
+    @model_validator(mode="after")
+    def _listens(self) -> "MqttOptions":
+        if not self.tcp and self.unix is None:
+            raise ValueError("tcp = false needs a unix path, or nobody can connect")
+        return self

@@ -1,0 +1,149 @@
+"""The asyncio shell of MQTT: listeners, deadlines, and what time brings. Floor 4."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from broker.auth.doorkeeper import Doorkeeper, Trusting
+from broker.auth.principal import LOCAL, Principal
+from broker.core.errors import BrokerError, Code
+from broker.engine.base import Set, Unit
+from broker.hub import Hub
+from broker.net.admission import Admission
+from broker.net.deadline import Deadlines
+from broker.net.handshake import Listener, accept
+from broker.net.tls import Tls
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.dialect import Limits
+from broker.protocols.mqtt.codec.error import MqttError
+from broker.protocols.mqtt.connection import Connection
+from broker.protocols.mqtt.groups import Groups
+from broker.protocols.mqtt.kept import RETAINED, retained_row
+from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.retained import Retained
+from broker.protocols.mqtt.sender import Encoded
+from broker.protocols.mqtt.sessions import Sessions
+from broker.protocols.mqtt.subscribing import Subscribing
+from broker.protocols.mqtt.wills import Wills
+
+logger = logging.getLogger(__name__)
+TICK = 1.0
+SWEEP, PROLONG = 60, 3_600
+"""Ticks between two sweeps of retained messages that have expired, and between two prolongations of leases."""
+MAX_SWEPT = 10_000
+HEAD = 128 << 10
+"""What a packet may have beside its payload: topic and properties."""
+
+
+class MqttServer:
+    """All connections of MQTT on the sockets it is given. `principal_of` finds who has a name."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        options: MqttOptions,
+        admission: Admission | None = None,
+        tls: Tls | None = None,
+        doorkeeper: Doorkeeper | None = None,
+        principal_of: Callable[[str], Principal] = lambda _: LOCAL,
+    ) -> None:
+        self.hub = hub
+        self.options = options
+        self.tls = tls
+        self.doorkeeper = doorkeeper or Trusting()
+        self.admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
+        self.packet_limits = Limits(max_packet=hub.limits.max_body + HEAD, max_connect=hub.limits.max_hello_frame)
+        self.retained = Retained(options.retained_messages, options.retained_bytes)
+        self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
+        self.subscribing = Subscribing(hub, options, self.sessions, self.retained)
+        self.encoded = Encoded()
+        self.connections: set[Connection] = set()
+        self.loop: asyncio.AbstractEventLoop
+        self.connecting: Deadlines[Connection]
+        self._silences: dict[float, Deadlines[Connection]] = {}
+        self._listeners: list[Listener] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticks = 0
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Take up what was kept, and accept on these listening sockets."""
+        self.loop = asyncio.get_running_loop()
+        self.connecting = Deadlines(self.loop, self.options.connect_timeout / 1000, self._too_late)
+        for key, value, _ in await self.hub.engine.items(RETAINED):
+            self.retained.put(retained_row(key, value))
+        await self.sessions.load()
+        for sock in sockets:
+            self._listeners.append(
+                await accept(
+                    sock, lambda: Connection(self), door="mqtt", admission=self.admission, tls=self.tls, plain=b""
+                )
+            )
+        self._timer = self.loop.call_later(TICK, self._on_timer)
+
+    def _too_late(self, connection: Connection) -> None:
+        connection.fail(MqttError(Reason.PROTOCOL_ERROR, "no CONNECT in time"))
+
+    def silence(self, seconds: float) -> Deadlines[Connection]:
+        """The deadlines of all connections that may be silent for so long."""
+        found = self._silences.get(seconds)
+        if found is None:
+            found = self._silences[seconds] = Deadlines(self.loop, seconds, Connection.silent)
+        return found
+
+    def _on_timer(self) -> None:
+        self.tick()
+        self._timer = self.loop.call_later(TICK, self._on_timer)
+
+    def tick(self) -> None:
+        """What time brings: sessions end, wills are published, retained messages expire, leases go on."""
+        self._ticks += 1
+        self.encoded.forget()
+        self.sessions.tick()
+        if self._ticks % SWEEP == 0:
+            self.sweep()
+        if self._ticks % PROLONG == 0:
+            self.sessions.prolong()
+
+    def sweep(self) -> None:
+        """Delete retained messages that have expired."""
+        topics = self.retained.expired(int(self.hub.wall() * 1000))[:MAX_SWEPT]
+        for topic in topics:
+            self.retained.put((0, topic, 0, None, b""))
+        if topics:
+            try:
+                self.hub.commit(Unit(sets=[Set(RETAINED + topic, None) for topic in topics], sender=self))
+            except BrokerError as error:
+                logger.info("expired retained messages are deleted later", extra={"error": error.text})
+
+    def status(self) -> dict[str, int]:
+        """What `/v1/status` says of this door."""
+        return {
+            "connections": len(self.connections),
+            "sessions": len(self.sessions),
+            "shared_subscriptions": len(self.sessions.groups),
+            "retained": len(self.retained),
+            "retained_bytes": self.retained.size,
+            "wills": len(self.sessions.wills),
+        }
+
+    def drain(self) -> None:
+        """Accept no one, and send everybody away: sessions and wills are kept for the next start."""
+        self.sessions.stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.fail(BrokerError(Code.SHUTTING_DOWN, "the daemon is stopping"))
+
+    async def stop(self) -> None:
+        """Close everything."""
+        self.drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.sessions.stop()
+        self.connecting.close()
+        for deadlines in self._silences.values():
+            deadlines.close()
+        await asyncio.sleep(0)
+        for connection in list(self.connections):
+            connection.transport.abort()

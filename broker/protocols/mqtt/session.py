@@ -1,0 +1,227 @@
+"""A session (§4.1): what lives on, or not, when a client is away. Its subscriptions, what it has in flight, its will.
+
+One that ends with its connection reads the log live. One that is kept is a durable queue subscription over its filters
+of QoS 1 and 2, named `mqtt/CLIENT`; what it wants with QoS 0 it reads live, while it is there. Floor 4.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from broker.auth.grant import Verb, on_topic
+from broker.auth.hold import Hold
+from broker.auth.principal import BROKER, Principal
+from broker.core.errors import BrokerError, Code
+from broker.core.message import Row
+from broker.core.position import LATEST
+from broker.core.retry import RetryPolicy
+from broker.core.subscription import Kind, Overflow, Spec
+from broker.engine.base import Set
+from broker.hub import Hub
+from broker.protocols.mqtt.codec.packets import Will
+from broker.protocols.mqtt.filters import Filters, Subscribed
+from broker.protocols.mqtt.flow.inbound import Inbound
+from broker.protocols.mqtt.flow.outbound import Outbound, Sent
+from broker.protocols.mqtt.kept import SessionRecord, escaped, forgotten_session, inbound_key, outbound_key
+from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.sender import Sender, Token
+from broker.protocols.mqtt.tie import Tie
+
+if TYPE_CHECKING:
+    from broker.protocols.mqtt.connection import Connection
+
+LEASE = 86_400_000
+"""Milliseconds; prolonged as long as somebody is connected, so that it never runs out."""
+FOREVER = RetryPolicy(max_attempts=1 << 52)
+SHARED_WINDOW = 1_000
+"""Messages of a group that one member may hold, so that there is something left for the others."""
+
+
+class Session:
+    """See the module. `expiry`: seconds that it is kept when nobody is connected; `durable` was decided at its
+    beginning."""
+
+    def __init__(self, client_id: str, principal: Principal, *, durable: bool, expiry: int) -> None:
+        self.client_id = client_id
+        self.principal = principal
+        self.durable = durable
+        self.expiry = expiry
+        self.away: float | None = None
+        self.filters = Filters()
+        self.shares: dict[str, Tie] = {}
+        self.outbound: Outbound[Token] = Outbound()
+        self.inbound = Inbound()
+        self.will: Will | None = None
+        self.connection: Connection | None = None
+        self.sender: Sender | None = None
+        self._holds: dict[str, Hold] = {}
+        self._live = Tie(self.filters, elsewhere=durable)
+        self.own = Tie(self.filters, self.queue) if durable else None
+        self._window = 0
+
+    # What it is called in the engine
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return f"mqtt/{escaped(self.client_id)}"
+
+    def spec(self, options: MqttOptions) -> Spec | None:
+        """Its queue; None when it needs none."""
+        topics = tuple(entry.filter for entry in self.filters if entry.qos)
+        return own_queue(self.queue, topics, options) if topics else None
+
+    def record(self) -> Set:
+        """It as it is kept."""
+        entries = [*self.filters, *(next(iter(tie.filters)) for tie in self.shares.values())]
+        return SessionRecord(self.client_id, self.principal.name, self.expiry, self.away, entries).kept()
+
+    def forgotten(self) -> list[Set]:
+        """What is to be deleted when it ends."""
+        sets = [Set(inbound_key(self.client_id, packet_id), None) for packet_id in self.inbound.owned]
+        sets += [Set(outbound_key(self.client_id, packet_id), None) for packet_id, _, _ in self.outbound.unanswered()]
+        return [forgotten_session(self.client_id), *sets]
+
+    def restore(self, owned: Iterable[int], sent: Iterable[tuple[int, int]]) -> None:
+        """At start: inbound identifiers of QoS 2, and outbound ones with the offsets of their messages, -1 where only
+        PUBREL is left."""
+        self.inbound = Inbound(owned)
+        assert self.own is not None
+        tie = self.own
+        self.outbound = Outbound(
+            sent=[
+                (packet_id, Sent.QOS_2 if offset >= 0 else Sent.RELEASED, (tie, offset))
+                for packet_id, offset in sorted(sent)
+            ]
+        )
+
+    # Rights
+
+    def hold(self, hub: Hub, text: str, topics: str) -> None:
+        """May it read these topics? Remembered, so that it ends when the right does. Raises FORBIDDEN."""
+        resource = on_topic(topics)
+        hold = hub.hold(self.principal, Verb.CONSUME, resource, self.fail)
+        before = self._holds.pop(text, None)
+        if before is not None:
+            before.release()
+        self._holds[text] = hold
+
+    def release(self, text: str) -> None:
+        """It no longer reads them."""
+        hold = self._holds.pop(text, None)
+        if hold is not None:
+            hold.release()
+
+    def release_all(self) -> None:
+        """It has ended, or nobody is there."""
+        for text in list(self._holds):
+            self.release(text)
+
+    # Connected, and not
+
+    def connect(self, connection: "Connection", sender: Sender, window: int) -> None:
+        """Somebody is here who takes `window` messages without an answer. What was in flight keeps its identifiers; of
+        a group's messages, others have them now."""
+        self.connection = connection
+        self.sender = sender
+        self.away = None
+        self._window = window
+
+    def renew(self, receive_maximum: int) -> None:
+        """Before `connect`: what the last connection left unanswered."""
+        left = [entry for entry in self.outbound.unanswered() if self._is_mine(entry[2])]
+        self.outbound = Outbound(receive_maximum, left)
+        if self.own is not None:
+            self.own.known = {
+                token[1]: (packet_id, 1 if state is Sent.QOS_1 else 2)
+                for packet_id, state, token in left
+                if state is not Sent.RELEASED and token[0] is not None
+            }
+
+    def _is_mine(self, token: Token) -> bool:
+        return token[0] is None or token[0] is self.own
+
+    def send_again(self) -> None:
+        """What no queue brings again: PUBREL, and retained messages. [MQTT-4.4.0-1]"""
+        assert self.sender is not None
+        released = [packet_id for packet_id, state, _ in self.outbound.unanswered() if state is Sent.RELEASED]
+        self.sender.release_again(released)
+        retained: list[tuple[int, int, Row]] = []
+        for packet_id, state, token in self.outbound.unanswered():
+            if token[0] is None and state is not Sent.RELEASED:
+                retained.append((packet_id, 1 if state is Sent.QOS_1 else 2, token[1]))
+        self.sender.again(retained)
+
+    def read(self, hub: Hub) -> None:
+        """Begin to read, or go on with other filters, what is wanted live. Rights are held by filter."""
+        wanted = [entry.filter for entry in self.filters if not (self.durable and entry.qos)]
+        tie = self._live
+        if self.sender is None or not wanted:
+            tie.detach()
+        elif tie.attachment is not None:
+            tie.attachment.refilter(wanted)
+        else:
+            tie.ended = self.fail
+            tie.attach(self.sender, hub.follow(BROKER, wanted, LATEST, tie, passing=True), self._window)
+
+    def consume(self, hub: Hub) -> None:
+        """Begin to take from its queue and its groups', as far as there are any and it does not yet."""
+        if self.sender is None:
+            return
+        if self.own is not None and self.own.attachment is None and any(entry.qos for entry in self.filters):
+            self._consume(hub, self.own, self._window)
+        for tie in self.shares.values():
+            if tie.attachment is None:
+                self._consume(hub, tie, min(self._window, SHARED_WINDOW))
+
+    def _consume(self, hub: Hub, tie: Tie, window: int) -> None:
+        assert self.sender is not None
+        assert tie.queue is not None
+        tie.ended = self.fail
+        tie.attach(self.sender, hub.attach(BROKER, tie.queue, tie), window)
+
+    def prolong(self) -> None:
+        """Leases of somebody who is connected do not run out."""
+        for tie in (self.own, *self.shares.values()):
+            if tie is not None and tie.attachment is not None:
+                tie.attachment.extend(
+                    [token[1] for _, _, token in self.outbound.unanswered() if token[0] is tie], LEASE
+                )
+
+    def ties(self) -> list[Tie]:
+        """All that may bring messages."""
+        return [tie for tie in (self._live, self.own, *self.shares.values()) if tie is not None]
+
+    def disconnect(self) -> None:
+        """Nobody is here."""
+        self.connection = None
+        if self.sender is not None:
+            self.sender.closed = True
+            self.sender = None
+        for tie in self.ties():
+            tie.detach()
+
+    def fail(self, error: BrokerError) -> None:
+        """Something that it needs has ended."""
+        if self.connection is not None and error.code is not Code.SHUTTING_DOWN:
+            self.connection.fail(error)
+
+
+def own_queue(name: str, topics: tuple[str, ...], options: MqttOptions) -> Spec:
+    """A queue of this door: the oldest goes when too much waits, and nothing is given up."""
+    return Spec(
+        name,
+        Kind.QUEUE,
+        topics,
+        lease=LEASE,
+        retry=FOREVER,
+        max_messages=options.queued_messages,
+        max_bytes=options.queued_bytes,
+        overflow=Overflow.DROP_OLDEST,
+    )
+
+
+def share_tie(subscribed: Subscribed, queue: str) -> Tie:
+    """A member's tie to its group."""
+    filters = Filters()
+    filters.put(subscribed)
+    return Tie(filters, queue)

@@ -1,0 +1,280 @@
+"""All sessions by client identifier: begun, resumed, taken over, ended; as they were before at the next start. Floor 4.
+
+What changes one takes its lock, so that two connections of one client are served one after the other.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from broker.auth.principal import Principal
+from broker.core.errors import BrokerError, Code
+from broker.core.topic import check_filter
+from broker.engine.base import Set, Unit
+from broker.hub import Hub
+from broker.protocols.mqtt.codec.packets import Connect
+from broker.protocols.mqtt.groups import Groups
+from broker.protocols.mqtt.kept import INBOUND, NEVER, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
+from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.session import Session, own_queue
+from broker.protocols.mqtt.wills import Wills
+
+if TYPE_CHECKING:
+    from broker.protocols.mqtt.connection import Connection
+
+logger = logging.getLogger(__name__)
+QUEUES = "mqtt/"
+
+
+class Sessions:
+    """See the module. `principal_of` finds who has a name: of sessions that were kept."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        options: MqttOptions,
+        groups: Groups,
+        wills: Wills,
+        principal_of: Callable[[str], Principal],
+    ) -> None:
+        self._hub = hub
+        self._options = options
+        self.groups = groups
+        self.wills = wills
+        self._principal_of = principal_of
+        self._sessions: dict[str, Session] = {}
+        self._turns: dict[str, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, client_id: str) -> Session | None:
+        """The session of a client, if it has one."""
+        return self._sessions.get(client_id)
+
+    def all(self) -> list[Session]:
+        """All of now."""
+        return list(self._sessions.values())
+
+    # At start
+
+    async def load(self) -> None:
+        """Take up what was kept, and make the queues what the sessions say."""
+        engine = self._hub.engine
+        for _, value, _ in await engine.items(SESSIONS):
+            self._restore(SessionRecord.read(value))
+        by_name = {escaped(client_id): session for client_id, session in self._sessions.items()}
+        owned, sent = await self._identifiers(by_name)
+        for name, session in by_name.items():
+            session.restore(owned[name], sent[name])
+        for _, value, _ in await engine.items(WILLS):
+            self.wills.restore(value, self._principal_of)
+        await self._reconcile()
+
+    def _restore(self, record: SessionRecord) -> None:
+        principal = self._principal_of(record.principal)
+        session = Session(record.client_id, principal, durable=True, expiry=record.expiry)
+        session.away = self._hub.wall() if record.away is None else record.away
+        for subscribed in record.filters:
+            if subscribed.share is None:
+                session.filters.put(subscribed)
+            else:
+                self.groups.remember(session, subscribed)
+        self._sessions[record.client_id] = session
+
+    async def _identifiers(
+        self, by_name: dict[str, Session]
+    ) -> tuple[dict[str, list[int]], dict[str, list[tuple[int, int]]]]:
+        """Those of inbound and outbound QoS 2; what belongs to no session any more is deleted."""
+        engine = self._hub.engine
+        owned: dict[str, list[int]] = defaultdict(list)
+        sent: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        orphans: list[Set] = []
+        for prefix in (INBOUND, OUTBOUND):
+            for key, value, _ in await engine.items(prefix):
+                name, _, packet_id = key.removeprefix(prefix).rpartition("/")
+                if name not in by_name:
+                    orphans.append(Set(key, None))
+                elif prefix is INBOUND:
+                    owned[name].append(int(packet_id))
+                else:
+                    sent[name].append((int(packet_id), int(value) if value else -1))
+        if orphans:
+            await self._hub.committed(Unit(sets=orphans, sender=self))
+        return owned, sent
+
+    async def _reconcile(self) -> None:
+        engine = self._hub.engine
+        there = {info.spec.name: info.spec for info in engine.subscriptions() if info.spec.name.startswith(QUEUES)}
+        wanted = {session.queue: spec for session in self.all() if (spec := session.spec(self._options)) is not None}
+        for name in self.groups.names():
+            if name not in there:
+                text = name.removeprefix("mqtt/$share/").partition("/")[2]
+                wanted[name] = own_queue(name, (check_filter(text),), self._options)
+        for name in there.keys() - wanted.keys() - set(self.groups.names()):
+            await engine.delete_subscription(name)
+        for name, spec in wanted.items():
+            if name not in there or there[name].topics != spec.topics:
+                await engine.put_subscription(spec)
+
+    # A client connects
+
+    def open_now(self, client_id: str, principal: Principal, packet: Connect, expiry: int) -> Session | None:
+        """The quick way, for a new session that ends with its connection; None: it takes `open`."""
+        plain = not expiry and packet.will is None and client_id not in self._sessions
+        if not plain or client_id in self._turns or client_id in self.wills:
+            return None
+        session = self._sessions[client_id] = Session(client_id, principal, durable=False, expiry=0)
+        return session
+
+    async def open(self, connection: "Connection", client_id: str, packet: Connect, expiry: int) -> None:
+        """Resume the client's session or begin one, then `connection.begin`. Raises FORBIDDEN for another principal's,
+        OVERLOADED for one too many. [MQTT-3.1.2-4, 3.1.2-5, 3.1.4-3]"""
+        principal = connection.identified
+        async with self._lock(client_id):
+            before = self._sessions.get(client_id)
+            if before is not None and before.principal.name != principal.name:
+                raise BrokerError(Code.FORBIDDEN, f"the client identifier {client_id!r} is another principal's")
+            if before is not None and before.connection is not None:
+                before.connection.taken_over()
+            if before is not None and (packet.clean_start or not before.durable):
+                await self._end(before)
+                before = None
+            if before is None and len(self._sessions) >= self._options.max_sessions:
+                raise BrokerError(Code.OVERLOADED, f"{len(self._sessions)} sessions; raise mqtt.max_sessions")
+            session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
+            session.principal, session.expiry, session.away = principal, expiry, None
+            await self._keep(session, self.wills.put(client_id, principal, packet.will))
+            self._sessions[client_id] = session
+            connection.begin(session, packet, present=before is not None)
+
+    async def _keep(self, session: Session, sets: list[Set]) -> None:
+        """What is kept of it is on disk before the client is told. Filters that it may no longer read are taken out."""
+        for entry in [*session.filters, *(next(iter(tie.filters)) for tie in session.shares.values())]:
+            share = entry.share
+            try:
+                session.hold(self._hub, entry.filter, entry.filter if share is None else share.filter)
+            except BrokerError:
+                if share is None:
+                    session.filters.remove(entry.filter)
+                    await self.put_queue(session)
+                else:
+                    await self.groups.leave(session, entry.filter)
+        if session.durable:
+            sets = [*sets, session.record()]
+        if sets:
+            await self._hub.committed(Unit(sets=sets, sender=session))
+
+    async def put_queue(self, session: Session) -> None:
+        """Make its queue what its filters say. Raises what the hub does."""
+        if session.own is None:
+            return
+        spec = session.spec(self._options)
+        if spec is not None:
+            await self._hub.put_own(spec)
+        else:
+            session.own.detach()
+            with suppress(BrokerError):
+                await self._hub.engine.delete_subscription(session.queue)
+
+    # It goes
+
+    def lost(self, session: Session, connection: "Connection", *, willing: bool) -> None:
+        """The connection is gone; `willing`: as the client wished, so that its will is void."""
+        if session.connection is not connection:
+            return
+        session.disconnect()
+        session.release_all()
+        session.away = self._hub.wall()
+        if self.stopping:
+            return
+        if willing:
+            self.wills.drop(session.client_id)
+        else:
+            self.wills.lost(session.client_id, session.expiry)
+        if session.expiry:
+            self._commit([session.record()], session)
+        elif not session.durable and not session.shares:
+            del self._sessions[session.client_id]
+        else:
+            self._spawn(session)
+
+    def _commit(self, sets: Sequence[Set], session: Session) -> None:
+        with suppress(BrokerError):  # the next start takes it for away since then
+            self._hub.commit(Unit(sets=list(sets), sender=session))
+
+    def _spawn(self, session: Session) -> None:
+        task = asyncio.get_running_loop().create_task(self._expire(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _expire(self, session: Session) -> None:
+        """End it unless somebody has come meanwhile."""
+        async with self._lock(session.client_id):
+            if session.connection is None and self._sessions.get(session.client_id) is session:
+                with suppress(BrokerError):
+                    await self._end(session)
+
+    async def _end(self, session: Session) -> None:
+        """It is over: nothing of it is left. [MQTT-3.1.2-23]"""
+        self._sessions.pop(session.client_id, None)
+        session.release_all()
+        self.wills.ended(session.client_id)
+        for text in list(session.shares):
+            await self.groups.leave(session, text)
+        if session.durable:
+            await self._hub.committed(Unit(sets=session.forgotten(), sender=session))
+            with suppress(BrokerError):
+                await self._hub.engine.delete_subscription(session.queue)
+
+    def tick(self) -> None:
+        """End sessions and publish wills whose time has come."""
+        self.wills.tick()
+        now = self._hub.wall()
+        for session in self.all():
+            if session.away is not None and session.expiry != NEVER and session.away + session.expiry <= now:
+                self._spawn(session)
+
+    def prolong(self) -> None:
+        """Leases of who is connected go on."""
+        for session in self._sessions.values():
+            if session.connection is not None:
+                session.prolong()
+
+    async def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _lock(self, client_id: str) -> "_Turn":
+        return _Turn(self._turns, client_id)
+
+
+class _Turn:
+    """The lock of one client, there as long as somebody wants it."""
+
+    def __init__(self, turns: "dict[str, _Queue]", name: str) -> None:
+        self._turns = turns
+        self._name = name
+        self._queue = turns.setdefault(name, _Queue())
+
+    async def __aenter__(self) -> None:
+        self._queue.waiting += 1
+        await self._queue.lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._queue.lock.release()
+        self._queue.waiting -= 1
+        if not self._queue.waiting:
+            del self._turns[self._name]
+
+
+class _Queue:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0

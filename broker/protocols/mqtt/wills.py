@@ -1,0 +1,125 @@
+"""Wills (§3.1.2.5): what is published for a client that is lost, at once or after its delay.
+
+They are kept on disk, so that a crash of the broker loses none: who was connected then is taken for lost at the next
+start, and has a moment to come back. Floor 4.
+"""
+
+import logging
+from collections.abc import Callable
+
+import msgpack
+
+from broker.auth.principal import Principal
+from broker.core.errors import BrokerError
+from broker.engine.base import Receipt, Set, Unit
+from broker.hub import Hub
+from broker.protocols.mqtt.codec.packets import Will
+from broker.protocols.mqtt.kept import WILLS, escaped, retained_set
+from broker.protocols.mqtt.meaning import packed
+from broker.protocols.mqtt.retained import Retained
+
+logger = logging.getLogger(__name__)
+RETURN_SECONDS = 5.0
+"""After a start, so long at least before somebody's will is published who was connected when the broker stopped."""
+
+
+class Wills:
+    """See the module."""
+
+    def __init__(self, hub: Hub, retained: Retained) -> None:
+        self._hub = hub
+        self._retained = retained
+        self._wills: dict[str, tuple[Principal, Will]] = {}
+        self._due: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._wills)
+
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._wills
+
+    def check(self, principal: Principal, will: Will) -> None:
+        """May this be published? Raises what publishing it would."""
+        self._hub.check_publish(principal, will.topic)
+        meta = packed(will.qos, will.retain, will.properties, 0)
+        if will.retain:
+            self._retained.check(will.topic, meta, will.payload)
+
+    def put(self, client_id: str, principal: Principal, will: Will | None) -> list[Set]:
+        """The will of a client that connects, and what is to be committed for it; one that was due is not published
+        any more. [MQTT-3.1.3-9]"""
+        self._due.pop(client_id, None)
+        before = self._wills.pop(client_id, None)
+        if will is None:
+            return [] if before is None else [_gone(client_id)]
+        self._wills[client_id] = (principal, will)
+        value = (client_id, principal.name, will.topic, will.payload, will.qos, will.retain, dict(will.properties))
+        return [Set(WILLS + escaped(client_id), msgpack.packb(value))]
+
+    def restore(self, value: bytes, principal_of: Callable[[str], Principal]) -> None:
+        """At start."""
+        client_id, name, topic, payload, qos, retain, properties = msgpack.unpackb(value)
+        will = Will(topic, payload, qos, retain, properties)
+        self._wills[client_id] = (principal_of(name), will)
+        self._due[client_id] = self._hub.wall() + max(RETURN_SECONDS, properties.get("will_delay", 0))
+
+    def lost(self, client_id: str, expiry: int) -> None:
+        """The connection was lost; the session lasts so many seconds. [MQTT-3.1.2-8]"""
+        if client_id in self._wills:
+            delay = min(expiry, self._wills[client_id][1].properties.get("will_delay", 0))
+            if delay:
+                self._due[client_id] = self._hub.wall() + delay
+            else:
+                self._publish(client_id)
+
+    def ended(self, client_id: str) -> None:
+        """The session has ended: a will that was due later is published now."""
+        if client_id in self._due:
+            self._publish(client_id)
+
+    def drop(self, client_id: str) -> None:
+        """The client took its leave. [MQTT-3.1.2-10]"""
+        self._due.pop(client_id, None)
+        if self._wills.pop(client_id, None) is not None:
+            self._commit(client_id, Unit(sets=[_gone(client_id)], sender=self))
+
+    def tick(self) -> None:
+        """Publish those whose time has come."""
+        now = self._hub.wall()
+        for client_id in [client_id for client_id, due in self._due.items() if due <= now]:
+            self._publish(client_id)
+
+    def _publish(self, client_id: str) -> None:
+        self._due.pop(client_id, None)
+        principal, will = self._wills.pop(client_id)
+        unit = Unit(sender=self, sets=[_gone(client_id)])
+        try:
+            self._hub.check_publish(principal, will.topic)
+        except BrokerError as error:
+            logger.warning("a will is not published", extra={"client": client_id, "error": error.text})
+            self._commit(client_id, unit)
+            return
+        now = int(self._hub.wall() * 1000)
+        meta = packed(will.qos, will.retain, will.properties, now)
+        unit.publishes.append((will.topic, meta, will.payload))
+        unit.size = len(will.payload) + len(meta or b"")
+        unit.principal = principal.name
+        if will.retain:
+            unit.sets.append(retained_set((0, will.topic, now, meta, will.payload)))
+            unit.done = lambda receipt: self._retain(receipt, (will.topic, meta, will.payload))
+        self._commit(client_id, unit)
+
+    def _retain(self, receipt: Receipt, draft: tuple[str, bytes | None, bytes]) -> None:
+        if receipt.error is None:
+            topic, meta, body = draft
+            self._retained.put((receipt.offset, topic, receipt.at, meta, body))
+
+    def _commit(self, client_id: str, unit: Unit) -> None:
+        try:
+            self._hub.commit(unit)
+        except BrokerError as error:
+            logger.warning("a will is not published", extra={"client": client_id, "error": error.text})
+
+
+def _gone(client_id: str) -> Set:
+    return Set(WILLS + escaped(client_id), None)

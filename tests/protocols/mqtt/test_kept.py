@@ -1,0 +1,251 @@
+"""Sessions that outlive their connections, and the broker's process."""
+
+import asyncio
+
+import pytest
+
+from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish
+from tests.protocols.mqtt.door import Client, Door
+
+
+async def kept(door: Door, version: int = V5, client_id: str = "kept", **options: object) -> Client:
+    if version == V5:
+        options.setdefault("expiry", 3_600)
+    return await door.connect(client_id, version, clean=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+async def test_what_comes_while_a_client_is_away_waits(door: Door, version: int) -> None:
+    client, writer = await kept(door, version, present=False), await door.connect("w")
+    await client.subscribe("a/#", qos=2)
+    await client.leave()
+    for i in range(3):
+        await writer.publish(f"a/{i}", str(i), 1 + i % 2)
+    client = await kept(door, version, present=True)
+    assert await client.bodies(3) == ["0", "1", "2"]
+    await client.leave()
+    client = await kept(door, version, present=True)
+    await client.nothing()
+
+
+async def test_it_outlives_the_process(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a/+", qos=1, identifier=4)
+    await client.leave()
+    await writer.publish("a/b", "x")
+    await door.crash()
+    client = await kept(door, present=True)
+    packet = await client.take()
+    assert (packet.payload, packet.properties["subscription_ids"]) == (b"x", [4])
+
+
+async def test_clean_start_begins_anew(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a")
+    await client.leave()
+    await writer.publish("a", "x")
+    client = await door.connect("kept", clean=True, expiry=100, present=False)
+    await client.nothing()
+    await writer.publish("a", "y")
+    await client.nothing()
+    assert not [info for info in door.hub.engine.subscriptions() if info.spec.name.startswith("mqtt/")]
+
+
+async def test_a_session_expires(door: Door) -> None:
+    client = await kept(door, expiry=60)
+    await client.subscribe("a")
+    await client.leave()
+    await door.advance(59)
+    client = await kept(door, expiry=60, present=True)
+    await client.leave()
+    await door.advance(61)
+    assert len(door.server.sessions) == 0
+    assert not door.hub.engine.subscriptions()
+    assert not await door.hub.engine.keys("mqtt/")
+    await kept(door, present=False)
+
+
+async def test_it_expires_over_a_restart(door: Door) -> None:
+    client = await kept(door, expiry=60)
+    await client.subscribe("a")
+    await client.leave()
+    await client.lost()
+    await door.crash()
+    door.world.clock.move(61)
+    await door.advance(0)
+    assert len(door.server.sessions) == 0
+
+
+async def test_the_expiry_may_change_with_disconnect(door: Door) -> None:
+    client = await kept(door)
+    await client.leave(properties={"session_expiry": 0})
+    await door.server.sessions.stop()
+    assert len(door.server.sessions) == 0
+    client = await door.connect("live")
+    client.write(Disconnect(Reason.SUCCESS, {"session_expiry": 5}))
+    assert (await client.hear(Disconnect)).reason is Reason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_was_not_answered_comes_again_with_its_identifier(door: Door, qos: int) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for i in range(3):
+        await writer.publish("a", str(i), qos)
+    first = [await client.hear(Publish) for _ in range(3)]
+    await client.lost()
+    await asyncio.sleep(0.01)
+    client = await kept(door, present=True)
+    again = [await client.hear(Publish) for _ in range(3)]
+    assert [packet.packet_id for packet in again] == [packet.packet_id for packet in first]
+    assert all(packet.dup for packet in again)
+    assert not any(packet.dup for packet in first)
+    for packet in again:
+        await client.answer(packet)
+    await writer.publish("a", "new", qos)
+    assert not (await client.take()).dup
+    await client.nothing()
+
+
+async def test_qos_2_goes_on_after_a_crash_with_the_same_identifier(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    await writer.publish("a", "one", 2)
+    await writer.publish("a", "two", 2)
+    one, two = await client.hear(Publish), await client.hear(Publish)
+    client.write(Ack(Kind.PUBREC, (one.packet_id,)))
+    assert (await client.hear(Ack)).kind is Kind.PUBREL
+    await door.crash()
+    client = await kept(door, present=True)
+    release = await client.hear(Ack)
+    assert (release.kind, release.packet_ids) == (Kind.PUBREL, (one.packet_id,))
+    client.write(Ack(Kind.PUBCOMP, release.packet_ids))
+    again = await client.take()
+    assert (again.packet_id, again.dup, again.payload) == (two.packet_id, True, b"two")
+    await client.nothing()
+    await client.ping()
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/out/")
+
+
+async def test_an_inbound_qos_2_message_is_stored_once_over_a_crash(door: Door) -> None:
+    reader = await kept(door, client_id="reader")
+    await reader.subscribe("a", qos=2)
+    writer = await kept(door, client_id="writer")
+    writer.write(Publish("a", b"x", 2, packet_id=9))
+    assert (await writer.hear(Ack)).kind is Kind.PUBREC
+    await door.crash()
+    writer = await kept(door, client_id="writer", present=True)
+    writer.write(Publish("a", b"x", 2, dup=True, packet_id=9))
+    assert (await writer.hear(Ack)).kind is Kind.PUBREC
+    writer.write(Ack(Kind.PUBREL, (9,)))
+    assert (await writer.hear(Ack)).kind is Kind.PUBCOMP
+    reader = await kept(door, client_id="reader", present=True)
+    assert (await reader.take()).payload == b"x"
+    await reader.nothing()
+    assert not await door.hub.engine.keys("mqtt/in/")
+
+
+async def test_the_window_holds_for_what_comes_again(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a")
+    for i in range(6):
+        await writer.publish("a", str(i))
+    for _ in range(6):
+        await client.hear(Publish)
+    await client.lost()
+    await asyncio.sleep(0.01)
+    client = await kept(door, receive_maximum=2)
+    first = [await client.hear(Publish) for _ in range(2)]
+    await client.nothing()
+    for packet in first:
+        await client.answer(packet)
+    assert await client.bodies(4) == ["2", "3", "4", "5"]
+
+
+async def test_qos_0_filters_are_served_live_only(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("live", qos=0)
+    await client.subscribe("kept", qos=1, packet_id=2)
+    await writer.publish("live", "1")
+    await writer.publish("kept", "2")
+    assert sorted(await client.bodies(2)) == ["1", "2"]
+    await client.leave()
+    await writer.publish("live", "3")
+    await writer.publish("kept", "4")
+    client = await kept(door, present=True)
+    assert await client.bodies(1) == ["4"]
+    await writer.publish("live", "5")
+    assert await client.bodies(1) == ["5"]
+
+
+async def test_filters_of_both_kinds_that_overlap_bring_a_message_once(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a/#", qos=0, identifier=1)
+    await client.subscribe("a/b", qos=1, identifier=2, packet_id=2)
+    await writer.publish("a/b", "x")
+    packet = await client.take()
+    assert (packet.qos, packet.properties["subscription_ids"]) == (1, [1, 2])
+    await client.nothing()
+
+
+async def test_taking_over_goes_on_where_the_first_was(door: Door) -> None:
+    first, writer = await kept(door), await door.connect("w")
+    await first.subscribe("a")
+    await writer.publish("a", "x")
+    packet = await first.hear(Publish)
+    second = await kept(door, present=True)
+    assert (await first.hear(Disconnect)).reason is Reason.SESSION_TAKEN_OVER
+    again = await second.take()
+    assert (again.packet_id, again.dup) == (packet.packet_id, True)
+
+
+async def test_many_take_over_at_once(door: Door) -> None:
+    clients = [await door.dial() for _ in range(20)]
+    for client in clients:
+        client.write(Connect(V5, "same", clean_start=False, properties={"session_expiry": 60}))
+    connacks = [await client.hear(Connack) for client in clients]
+    assert [connack.session_present for connack in connacks].count(False) == 1
+    for client in clients[:-1]:
+        await client.closed()
+    await clients[-1].ping()
+    assert len(door.server.sessions) == 1
+
+
+async def test_unsubscribing_ends_the_queue(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", "b")
+    assert (await client.unsubscribe("a")).reasons == (Reason.SUCCESS,)
+    await writer.publish("a", "no")
+    await writer.publish("b", "yes")
+    assert await client.bodies(1) == ["yes"]
+    await client.unsubscribe("b")
+    assert not door.hub.engine.subscriptions()
+    await client.subscribe("c")
+    await writer.publish("c", "more")
+    assert await client.bodies(1) == ["more"]
+
+
+async def test_what_waits_is_bounded(tmp_path: object, door: Door) -> None:
+    door.server.options = door.server.options.model_copy(update={"queued_messages": 3})
+    door.server.sessions._options = door.server.options
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a")
+    await client.leave()
+    for i in range(6):
+        await writer.publish("a", str(i))
+    client = await kept(door, present=True)
+    assert await client.bodies(3) == ["3", "4", "5"]
+    assert door.hub.engine.subscription("mqtt/kept").dropped == 3
+
+
+async def test_names_of_clients_do_not_reach_into_one_another(door: Door) -> None:
+    for name in ("a/b", "a%2Fb", "$share", "ä +#"):
+        client = await kept(door, client_id=name, present=False)
+        await client.subscribe("t")
+        await client.leave()
+    await door.crash()
+    assert len(door.server.sessions) == 4
+    for name in ("a/b", "a%2Fb", "$share", "ä +#"):
+        await kept(door, client_id=name, present=True)

@@ -1,0 +1,142 @@
+"""Retained messages: in the store of the broker, for who comes later."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.packets import V5, V311, Publish
+from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.retained import Retained
+from tests.protocols.mqtt.door import Door, open_door
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_it_comes_to_a_new_subscription_with_the_flag(door: Door, version: int, qos: int) -> None:
+    writer = await door.connect("w", version)
+    await writer.publish("a/b", "kept", qos, retain=True)
+    await writer.ping()
+    await door.world.quiet()
+    reader = await door.connect("r", version)
+    await reader.subscribe("a/+", qos=1)
+    packet = await reader.take()
+    assert (packet.payload, packet.retain, packet.qos) == (b"kept", True, min(1, qos))
+    await writer.publish("a/b", "live", 1, retain=True)
+    assert not (await reader.take()).retain
+
+
+async def test_it_outlives_the_process_with_its_properties(door: Door) -> None:
+    writer = await door.connect("w")
+    said = {"content_type": "t", "user": [("a", "1"), ("a", "2")], "correlation_data": b"c"}
+    await writer.publish("a", "kept", 2, retain=True, properties=said)  # type: ignore[arg-type]
+    await door.crash()
+    reader = await door.connect("r")
+    await reader.subscribe("a", qos=2)
+    packet = await reader.take()
+    assert (packet.payload, packet.retain, packet.qos, packet.properties) == (b"kept", True, 2, said)
+
+
+async def test_an_empty_one_deletes(door: Door) -> None:
+    writer = await door.connect("w")
+    await writer.publish("a", "kept", retain=True)
+    await writer.publish("a", "", retain=True)
+    reader = await door.connect("r")
+    await reader.subscribe("a")
+    await reader.nothing()
+    assert not await door.hub.engine.keys("mqtt/retained/")
+
+
+async def test_retain_handling(door: Door) -> None:
+    writer, reader = await door.connect("w"), await door.connect("r")
+    await writer.publish("a", "kept", retain=True)
+    await reader.subscribe("a", retain_handling=2)
+    await reader.nothing()
+    await reader.subscribe("a", retain_handling=1)
+    await reader.nothing()
+    await reader.subscribe("a", retain_handling=0)
+    assert (await reader.take()).retain
+    await reader.unsubscribe("a")
+    await reader.subscribe("a", retain_handling=1)
+    assert (await reader.take()).retain
+
+
+async def test_retain_as_published(door: Door) -> None:
+    writer, reader, plain = await door.connect("w"), await door.connect("r"), await door.connect("p")
+    await reader.subscribe("a", retain_as_published=True)
+    await plain.subscribe("a")
+    await writer.publish("a", "kept", retain=True)
+    await writer.publish("a", "not", retain=False)
+    assert [(await reader.take()).retain for _ in range(2)] == [True, False]
+    assert [(await plain.take()).retain for _ in range(2)] == [False, False]
+
+
+async def test_it_expires(door: Door) -> None:
+    writer = await door.connect("w")
+    await writer.publish("a", "short", retain=True, properties={"message_expiry": 5})
+    await door.advance(2)
+    reader = await door.connect("r")
+    await reader.subscribe("a")
+    assert (await reader.take()).properties["message_expiry"] == 3
+    await door.advance(4)
+    await reader.subscribe("a")
+    await reader.nothing()
+    door.server.sweep()
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/retained/")
+    assert len(door.server.retained) == 0
+
+
+async def test_with_shared_subscriptions_nothing_retained_comes(door: Door) -> None:
+    writer, reader = await door.connect("w"), await door.connect("r")
+    await writer.publish("a", "kept", retain=True)
+    await reader.subscribe("$share/g/a")
+    await reader.nothing()
+
+
+async def test_there_is_a_cap(tmp_path: Path) -> None:
+    async with open_door(tmp_path, MqttOptions(retained_messages=2, retained_bytes=2_000)) as door:
+        writer = await door.connect("w")
+        for topic in "ab":
+            assert await writer.publish(topic, "x", retain=True) is Reason.SUCCESS
+        assert await writer.publish("c", "x", retain=True) is Reason.QUOTA_EXCEEDED
+        assert await writer.publish("a", "x" * 2_000, retain=True) is Reason.QUOTA_EXCEEDED
+        assert await writer.publish("a", "y", retain=True) is Reason.SUCCESS
+        assert await writer.publish("a", "", retain=True) is Reason.SUCCESS
+        assert await writer.publish("c", "x", retain=True) is Reason.SUCCESS
+
+
+async def test_more_than_the_window_comes_as_it_is_answered(door: Door) -> None:
+    writer = await door.connect("w")
+    for i in range(10):
+        await writer.publish(f"a/{i}", str(i), retain=True)
+    reader = await door.connect("r", receive_maximum=3)
+    await reader.subscribe("a/#")
+    first = [await reader.hear(Publish) for _ in range(3)]
+    await reader.nothing()
+    for packet in first:
+        await reader.answer(packet)
+    rest = await reader.bodies(7)
+    assert sorted([packet.payload.decode() for packet in first] + rest) == [str(i) for i in range(10)]
+
+
+def test_filters_find_what_they_match() -> None:
+    retained = Retained(100, 1 << 20)
+    for topic in ("a", "a/b", "a/b/c", "b", "$s/x", "a/", "/a"):
+        retained.put((1, topic, 0, None, topic.encode()))
+    found = {
+        "#": {"a", "a/b", "a/b/c", "b", "a/", "/a"},
+        "+": {"a", "b"},
+        "a/#": {"a", "a/b", "a/b/c", "a/"},
+        "+/b": {"a/b"},
+        "a/+": {"a/b", "a/"},
+        "$s/#": {"$s/x"},
+        "$s/+": {"$s/x"},
+        "+/+": {"a/b", "a/", "/a"},
+        "a/b": {"a/b"},
+        "none": set(),
+    }
+    assert {text: {row[1] for row in retained.matching(text, 0)} for text in found} == found
+    for topic in retained.topics():
+        retained.put((1, topic, 0, None, b""))
+    assert (len(retained), retained.size, retained._root.below) == (0, 0, {})

@@ -1,0 +1,106 @@
+"""Shared subscriptions: one durable queue per group."""
+
+import asyncio
+from contextlib import suppress
+
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.packets import Disconnect, Publish, Request, Subscribe
+from tests.protocols.mqtt.door import Door
+from tests.protocols.mqtt.test_kept import kept
+
+GROUP = "$share/g/a/#"
+
+
+async def test_each_message_goes_to_one_member(door: Door) -> None:
+    members = [await door.connect(name) for name in "xyz"]
+    for member in members:
+        assert (await member.subscribe(GROUP, qos=2)).reasons == (Reason.GRANTED_QOS_1,)
+    writer = await door.connect("w")
+    for i in range(30):
+        writer.write(Publish(f"a/{i}", str(i).encode(), 1, packet_id=i + 1))
+    taken: list[list[str]] = [[], [], []]
+    while sum(map(len, taken)) < 30:
+        for member, mine in zip(members, taken, strict=True):
+            with suppress(TimeoutError):
+                mine.append((await member.hear(Publish, 0.01)).payload.decode())
+    assert sorted([*taken[0], *taken[1], *taken[2]], key=int) == [str(i) for i in range(30)]
+    assert all(taken)
+    for member in members:
+        await member.nothing()
+
+
+async def test_what_a_lost_member_had_in_hand_goes_to_another(door: Door) -> None:
+    one = await door.connect("one")
+    await one.subscribe(GROUP)
+    writer = await door.connect("w")
+    await writer.publish("a/1", "x")
+    await one.hear(Publish)
+    two = await door.connect("two")
+    await two.subscribe(GROUP)
+    await one.lost()
+    assert (await two.take()).payload == b"x"
+
+
+async def test_it_is_held_while_all_members_are_away_and_over_a_crash(door: Door) -> None:
+    one = await kept(door, client_id="one")
+    await one.subscribe(GROUP)
+    await one.leave()
+    writer = await door.connect("w")
+    await writer.publish("a/1", "x")
+    await door.crash()
+    two = await door.connect("two")
+    await two.subscribe(GROUP)
+    assert (await two.take()).payload == b"x"
+
+
+async def test_it_ends_with_the_session_of_its_last_member(door: Door) -> None:
+    one, two = await kept(door, client_id="one"), await door.connect("two")
+    await one.subscribe(GROUP)
+    await two.subscribe(GROUP)
+    (info,) = door.hub.engine.subscriptions()
+    assert (info.spec.name, info.consumers) == ("mqtt/$share/g/a/#", 2)
+    await one.unsubscribe(GROUP)
+    assert door.hub.engine.subscriptions()
+    await two.leave()
+    await door.server.sessions.stop()
+    assert not door.hub.engine.subscriptions()
+
+
+async def test_members_that_only_lived_are_forgotten_by_a_crash(door: Door) -> None:
+    one = await door.connect("one")
+    await one.subscribe(GROUP)
+    await door.crash()
+    assert not door.hub.engine.subscriptions()
+
+
+async def test_a_subscription_of_its_own_beside_it(door: Door) -> None:
+    one = await door.connect("one")
+    await one.subscribe(GROUP, identifier=1)
+    await one.subscribe("a/#", identifier=2, packet_id=2)
+    one.write(Publish("a/b", b"x", 1, packet_id=3))
+    ids = [(await one.take()).properties["subscription_ids"] for _ in range(2)]
+    assert sorted(ids) == [[1], [2]]
+    await one.nothing()
+
+
+async def test_no_local_is_no_option_of_theirs(door: Door) -> None:
+    one = await door.connect("one")
+    one.raw(bytes.fromhex("820f0001000009") + b"$share/g/" + b"\x04")
+    assert (await one.hear(Disconnect)).reason in (Reason.PROTOCOL_ERROR, Reason.MALFORMED_PACKET)
+
+
+async def test_a_member_that_resumes_goes_on(door: Door) -> None:
+    one, writer = await kept(door, client_id="one"), await door.connect("w")
+    await one.subscribe(GROUP)
+    await writer.publish("a/1", "x")
+    await one.hear(Publish)
+    await one.lost()
+    await asyncio.sleep(0.01)
+    one = await kept(door, client_id="one", present=True)
+    assert (await one.take()).payload == b"x"
+    await one.nothing()
+    one.write(Subscribe(5, (Request(GROUP, 0),)))
+    await one.ping()
+    await writer.publish("a/2", "y")
+    packet = await one.take()
+    assert (packet.payload, packet.qos) == (b"y", 0)
