@@ -38,7 +38,7 @@ from broker.protocols.http.cursor import CursorRoutes
 from broker.protocols.http.docs import DocsRoutes
 from broker.protocols.http.keys import KeyRoutes
 from broker.protocols.http.options import HttpOptions
-from broker.protocols.http.parameters import MAX_JSON, known
+from broker.protocols.http.parameters import known
 from broker.protocols.http.problem import problem
 from broker.protocols.http.publish import PublishRoutes
 from broker.protocols.http.queue import QueueRoutes
@@ -68,11 +68,11 @@ class _Request(Request):
 class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
-    def __init__(self, handler: Any, clockwork: Clockwork, max_size: int, **options: Any) -> None:
+    def __init__(self, handler: Any, clockwork: Clockwork, **options: Any) -> None:
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return _Request(message, payload, protocol, writer, task, loop, client_max_size=max_size)
+            return _Request(message, payload, protocol, writer, task, loop)
 
         super().__init__(handler, request_factory=request, handler_cancellation=True)
         self._clockwork = clockwork
@@ -153,7 +153,6 @@ class HttpServer:
         self._server = _Server(
             self._handle,
             self._clockwork,
-            max(self._hub.limits.max_body, MAX_JSON),
             keepalive_timeout=options.keepalive / 1000,
             lingering_time=LINGER_SECONDS,
             max_line_size=options.max_line,
