@@ -95,6 +95,14 @@ async def raw(served: Served, door: str, count: int = 1, address: str = "127.0.0
             each.writer.transport.abort()
 
 
+async def all_say(served: Served, door: str, data: bytes, count: int) -> list[bytes]:
+    """So many connections say it at once; what each hears until it is closed."""
+    async with raw(served, door, count) as attackers:
+        for attacker in attackers:
+            attacker.say(data)
+        return list(await asyncio.gather(*(attacker.end() for attacker in attackers)))
+
+
 def reads_little(served: Served, door: str) -> socket.socket:
     """A connection with a small window, for one who does not read."""
     host, _, port = served.address(door).rpartition(":")

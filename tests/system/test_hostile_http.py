@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.door import bodies, publish, status
-from tests.system.hostile import MIB, Raw, kept_up, memory, nobody_else_suffers, raw, reads_little
+from tests.system.hostile import MIB, Raw, all_say, kept_up, memory, nobody_else_suffers, raw, reads_little
 from tests.system.served import Served
 
 pytestmark = pytest.mark.system
@@ -110,17 +110,9 @@ async def test_bodies_that_stop_at_the_last_byte(served: Served) -> None:
 )
 async def test_floods_of_headers_and_bodies_that_are_announced(served: Served, head: bytes, code: int) -> None:
     with nobody_else_suffers(served, grows=64 * MIB):
-        found = await kept_up(lambda: all_say(served, HEAD + head, 20))
+        found = await kept_up(lambda: all_say(served, "http", HEAD + head, 20))
     told = {tuple(statuses(answer)) for answers in found for answer in answers}
     assert told <= {(code,), ()}  # one that floods on into a connection that closes may not hear it
-
-
-async def all_say(served: Served, data: bytes, count: int) -> list[bytes]:
-    """So many connections say it at once; what each hears until it is closed."""
-    async with raw(served, "http", count) as attackers:
-        for attacker in attackers:
-            attacker.say(data)
-        return list(await asyncio.gather(*(attacker.end() for attacker in attackers)))
 
 
 async def test_a_body_without_a_length_ends_at_the_limit(served: Served) -> None:
@@ -157,7 +149,7 @@ async def test_bombs(served: Served, encoding: bytes, bomb: bytes) -> None:
     """256 MiB of nothing in 256 KiB, 20 at a time."""
     head = HEAD + b"Content-Encoding: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (encoding, len(bomb))
     with nobody_else_suffers(served, grows=64 * MIB):
-        found = await kept_up(lambda: all_say(served, head + bomb, 20))
+        found = await kept_up(lambda: all_say(served, "http", head + bomb, 20))
     assert {code for answers in found for answer in answers for code in statuses(answer)} <= {400, 413, 201}
     assert all(len(answer) < 4_096 for answers in found for answer in answers)
 
@@ -219,7 +211,7 @@ async def test_bodies_of_a_million_chunks(served: Served) -> None:
     chunks = b"1\r\nx\r\n" * (1 << 20)
     with nobody_else_suffers(served, grows=64 * MIB):
         head = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-        found = await kept_up(lambda: all_say(served, head + chunks + b"0\r\n\r\n", 4))
+        found = await kept_up(lambda: all_say(served, "http", head + chunks + b"0\r\n\r\n", 4))
     assert {code for answers in found for answer in answers for code in statuses(answer)} <= {201, 408, 413}
 
 

@@ -158,6 +158,8 @@ class Session:
 
     def _tell(self, error: BrokerError) -> None:
         if not self.closed:
+            # Its frames, and those of what was behind it, hold us and all that was read: a cycle of some size.
+            error.__traceback__ = error.__context__ = None
             self.error = error
             self.send(wire.ERROR, None, error.code.value, error.text)
 
