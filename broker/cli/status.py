@@ -11,10 +11,16 @@ WELL = "running"
 
 
 def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) -> None:
-    """State of the daemon: running, disk_low or failed, with the reason, and its numbers."""
+    """State of the daemon: running, disk_low or failed, with the reason, its numbers, and which limits are felt now."""
     with Api(url) as api:
         values = api.get("/v1/status")
-    show_one(values if output is not Format.TABLE else flat(values), output)
+    felt = values.get("limits", {}).get("in_force", [])
+    if output is Format.TABLE:
+        show_one(flat(values | {"limits": {**values.get("limits", {}), "in_force": len(felt)}}), output)
+    else:
+        show_one(values, output)
+    for each in felt:
+        remark(f"Limited: {each['detail']} (for {each['seconds']:g} s, {each['times']} times)")
     if values.get("state", WELL) != WELL:
         remark(f"Not well: {values.get('reason') or values['state']}")
         raise typer.Exit(1)
