@@ -24,7 +24,7 @@ class Limits(BaseModel):
     max_unsent_per_connection: int = Field(16 << 20, ge=1 << 16)
     max_connections: int = Field(20_000, ge=1)
     max_connections_per_address: int = Field(10_000, ge=1)
-    max_connections_per_principal: int = Field(10_000, ge=1)
+    max_connections_per_principal: int = Field(15_000, ge=1)
     max_consumers_per_connection: int = Field(1_000, ge=1)
     max_batch: int = Field(10_000, ge=1)
     max_subscriptions: int = Field(100_000, ge=1)

@@ -9,6 +9,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -260,8 +261,9 @@ async def test_answers_that_nobody_reads(served: Served) -> None:
 
 
 async def idle(served: Served, count: int) -> None:
+    """From an address of their own, which has room for 10,000."""
     with nobody_else_suffers(served, grows=count * 24_000):
-        async with raw(served, "http", count) as attackers:
+        async with raw(served, "http", count, "127.0.0.9") as attackers:
             answers = await asyncio.gather(*(attacker.end() for attacker in attackers))
     assert set(answers) == {b""}
 
@@ -271,6 +273,11 @@ async def test_thousands_of_idle_connections(served: Served) -> None:
 
 
 @pytest.mark.proof
-async def test_ten_thousand_idle_connections(served: Served) -> None:
-    """As many as one address may have, and one more, which is told; the bystander comes from another address."""
-    await idle(served, 9_000)
+async def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
+    """As many as one address may have; one more is told, another address has room."""
+    with Served(tmp_path, CONFIG.replace('request_timeout = "1s"', 'request_timeout = "15s"')) as served:
+        served.ready()
+        with nobody_else_suffers(served, grows=240 * MIB):
+            async with raw(served, "http", 10_000, "127.0.0.9"), raw(served, "http", 1, "127.0.0.9") as (one_more,):
+                assert statuses(await one_more.end()) == [429]
+                assert publish(served, "idle", b"x")[0] == 201
