@@ -128,6 +128,7 @@ class Connection(asyncio.Protocol):
             self.fail(fault)
             return
         self._take(packets)
+        self.server.admission.received(len(data))
 
     def eof_received(self) -> bool:
         """The client will send no more: it is gone."""
@@ -200,6 +201,7 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self.transport.write(data)
+        self.server.admission.sent(len(data))
         if self.transport.get_write_buffer_size() > self.server.hub.limits.max_unsent_per_connection + HIGH_WATER:
             logger.warning("a slow reader was closed", extra={"client": self.client})
             self.error = BrokerError(Code.SLOW_READER)

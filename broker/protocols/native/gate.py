@@ -50,8 +50,10 @@ class Gate:
             return
         if error.code is Code.RATE_LIMITED:
             self.shut = True
-        else:
+        elif uncommitted:  # its own answers will open the gate again
             self._stop_reading("memory")
+        else:
+            return
         self._slow(error)
 
     def answered(self, uncommitted: int) -> None:
