@@ -67,6 +67,11 @@ def _table(text: str, name: str) -> str:
     return text.partition(f"\n[{name}]\n")[2].partition("\n[")[0]
 
 
+def test_the_conformance_profile_loads() -> None:
+    config = load_config(ROOT / "config" / "mqtt-conformance.toml", {})
+    assert (config.mqtt.max_keep_alive, config.mqtt.receive_maximum) == (60_000, 20)
+
+
 def test_the_examples_in_the_shipped_file_are_good_when_uncommented(tmp_path: Path) -> None:
     text = (ROOT / "config" / "postroom.toml").read_text()
     lines = [line.removeprefix("#|").removeprefix(" ") for line in text.splitlines() if line.startswith("#|")]

@@ -12,7 +12,7 @@ from broker.cli.errors import FailedError
 
 READY_WITHIN = 10.0
 STOP_WITHIN = 5.0
-_LISTENING = re.compile(r"^postroom: (native|http) listening on (\S+)$", re.MULTILINE)
+_LISTENING = re.compile(r"^postroom: (native|http|mqtt) listening on (\S+)$", re.MULTILINE)
 _READY = "postroom: ready\n"
 
 CONFIG = """\
@@ -20,6 +20,9 @@ CONFIG = """\
 port = 0
 
 [http]
+port = 0
+
+[mqtt]
 port = 0
 
 [webhooks]
@@ -35,7 +38,7 @@ stable_for = "200ms"
 
 
 class Daemon:
-    """`postroom serve` on `folder`. `url` (HTTP) and `native` (HOST:PORT) are set once it is ready."""
+    """`postroom serve` on `folder`. `url` (HTTP), `native` and `mqtt` (HOST:PORT) are set once it is ready."""
 
     def __init__(self, folder: Path) -> None:
         self.drop = folder / "drop"
@@ -44,7 +47,7 @@ class Daemon:
         self.config.write_text(CONFIG.format(drop=self.drop))
         self.data = folder / "data"
         self.log = folder / "daemon.log"
-        self.url = self.native = ""
+        self.url = self.native = self.mqtt = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,7 +82,7 @@ class Daemon:
         if _READY not in said:
             return False
         doors = dict(_LISTENING.findall(said))
-        self.url, self.native = doors["http"], doors["native"]
+        self.url, self.native, self.mqtt = doors["http"], doors["native"], doors["mqtt"]
         return True
 
     def _tail(self) -> str:

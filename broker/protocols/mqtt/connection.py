@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         self.peer_names: tuple[str, ...] = ()
         self._admitted = False  # to the register
         self._begun = False  # CONNACK was sent
-        self._closed = False
+        self.closed = False
         self._explains = True  # the client wants reason strings
         self._aside: deque[Packet] = deque()
         self._working: asyncio.Task[None] | None = None
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             self.server.admission.admit(self)
         except BrokerError as error:
             self.error = error
-            self._closed = True
+            self.closed = True
             transport.close()
             return
         self._admitted = True
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read."""
-        if self._closed:
+        if self.closed:
             return
         if self._silence is not None:
             self._silence.begin(self)
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send; a reader that lets too much pile up is let go."""
-        if self._closed:
+        if self.closed:
             return
         self.transport.write(data)
         self.server.admission.sent(len(data))
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
             return
         if reading:
             self.transport.resume_reading()
-            if self._silence is not None and not self._closed:
+            if self._silence is not None and not self.closed:
                 self._silence.begin(self)
         else:
             self.transport.pause_reading()
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
                     self._acknowledged(packet)  # type: ignore[arg-type]
                 else:
                     self._handle(packet)
-                if self._closed:
+                if self.closed:
                     return
                 if self._working is not None:
                     self._aside.extend(packets[at + 1 :])
@@ -272,7 +272,7 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self, error: BrokerError) -> None:
         """What came before the fault is still done."""
-        if self._begun and not self._closed:
+        if self._begun and not self.closed:
             try:
                 self.intake.submit()
             except BrokerError as failure:
@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
         self._working = None
         if self._begun:
             self.gate.open("work")
-        if not self._closed:
+        if not self.closed:
             aside, self._aside = list(self._aside), deque()
             self._take(aside)
 
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
         """A password takes time."""
         try:
             identity = await self.server.doorkeeper.prove(credentials, self.address)
-            if self._closed:
+            if self.closed:
                 return
             self._identified(packet, identity.valid())
         except MqttError:
@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
 
     async def _open(self, packet: Connect, expiry: int) -> None:
         await self.server.sessions.open(self, self.client, packet, expiry)
-        if not self._closed:
+        if not self.closed:
             self._after_begin()
 
     def _expiry(self, packet: Connect) -> int:
@@ -398,9 +398,6 @@ class Connection(asyncio.Protocol):
 
     def begin(self, session: Session, packet: Connect, *, present: bool) -> None:
         """The session is there: CONNACK. [MQTT-3.1.4-5, 3.2.0-1]"""
-        if self._closed:  # it went while its session was made
-            session.away = self.server.hub.wall()
-            return
         server, asked = self.server, packet.properties
         self.session = session
         self.gate = Gate(self)
@@ -495,7 +492,7 @@ class Connection(asyncio.Protocol):
 
     def fail(self, error: BrokerError) -> None:
         """Say why, as far as the version can, and close so that it can be read. [MQTT-4.13.1-1]"""
-        if self._closed:
+        if self.closed:
             return
         self.error = error
         farewell = self._farewell(error)
@@ -530,9 +527,9 @@ class Connection(asyncio.Protocol):
 
     def _end(self, *, willing: bool) -> None:
         """Let go of everything that it holds; once."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self.server.connecting.end(self)
         if self._silence is not None:
             self._silence.end(self)

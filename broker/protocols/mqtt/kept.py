@@ -25,8 +25,6 @@ from broker.protocols.mqtt.filters import Subscribed
 SESSIONS, INBOUND, OUTBOUND, WILLS, RETAINED = (
     f"mqtt/{kind}/" for kind in ("session", "in", "out", "will", "retained")
 )
-NEVER = 0xFFFF_FFFF
-"""The session expiry that is none."""
 
 
 def escaped(client_id: str) -> str:

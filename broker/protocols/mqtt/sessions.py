@@ -17,7 +17,7 @@ from broker.engine.base import Set, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.packets import Connect
 from broker.protocols.mqtt.groups import Groups
-from broker.protocols.mqtt.kept import INBOUND, NEVER, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
+from broker.protocols.mqtt.kept import INBOUND, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.session import Session, own_queue
 from broker.protocols.mqtt.wills import Wills
@@ -46,6 +46,7 @@ class Sessions:
         self.wills = wills
         self._principal_of = principal_of
         self._sessions: dict[str, Session] = {}
+        self._away: dict[str, Session] = {}  # kept, and nobody is connected
         self._turns: dict[str, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
@@ -85,7 +86,7 @@ class Sessions:
                 session.filters.put(subscribed)
             else:
                 self.groups.remember(session, subscribed)
-        self._sessions[record.client_id] = session
+        self._sessions[record.client_id] = self._away[record.client_id] = session
 
     async def _identifiers(
         self, by_name: dict[str, Session]
@@ -149,9 +150,13 @@ class Sessions:
                 raise BrokerError(Code.OVERLOADED, f"{len(self._sessions)} sessions; raise mqtt.max_sessions")
             session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
             session.principal, session.expiry, session.away = principal, expiry, None
+            self._away.pop(client_id, None)
             await self._keep(session, self.wills.put(client_id, principal, packet.will))
             self._sessions[client_id] = session
-            connection.begin(session, packet, present=before is not None)
+            if connection.closed:  # it went meanwhile
+                self._leave(session, willing=False)
+            else:
+                connection.begin(session, packet, present=before is not None)
 
     async def _keep(self, session: Session, sets: list[Set]) -> None:
         """What is kept of it is on disk before the client is told. Filters that it may no longer read are taken out."""
@@ -189,6 +194,9 @@ class Sessions:
         if session.connection is not connection:
             return
         session.disconnect()
+        self._leave(session, willing=willing)
+
+    def _leave(self, session: Session, *, willing: bool) -> None:
         session.release_all()
         session.away = self._hub.wall()
         if self.stopping:
@@ -198,6 +206,7 @@ class Sessions:
         else:
             self.wills.lost(session.client_id, session.expiry)
         if session.expiry:
+            self._away[session.client_id] = session
             self._commit([session.record()], session)
         elif not session.durable and not session.shares:
             del self._sessions[session.client_id]
@@ -223,6 +232,7 @@ class Sessions:
     async def _end(self, session: Session) -> None:
         """It is over: nothing of it is left. [MQTT-3.1.2-23]"""
         self._sessions.pop(session.client_id, None)
+        self._away.pop(session.client_id, None)
         session.release_all()
         self.wills.ended(session.client_id)
         for text in list(session.shares):
@@ -236,8 +246,8 @@ class Sessions:
         """End sessions and publish wills whose time has come."""
         self.wills.tick()
         now = self._hub.wall()
-        for session in self.all():
-            if session.away is not None and session.expiry != NEVER and session.away + session.expiry <= now:
+        for session in list(self._away.values()):
+            if session.away is not None and session.away + session.expiry <= now:
                 self._spawn(session)
 
     def prolong(self) -> None:
