@@ -24,7 +24,7 @@ FEATURE = "slowed"
 
 
 class Gate:
-    """See the module. `shut`: publishes are put aside; `aside`: about so many bytes of them."""
+    """See the module. `shut`: publishes are put aside; `aside`: so many bytes of them."""
 
     def __init__(self, session: "Session") -> None:
         self._session = session
@@ -69,18 +69,15 @@ class Gate:
                 self._ease()
 
     def put_aside(self, frame: Frame) -> None:
-        """A frame of those that wait."""
+        """A frame of those that wait. It alone counts: what came with it was dealt with."""
         self._aside.append(frame)
-
-    def read(self, size: int) -> None:
-        """So many bytes were read while the gate was shut."""
-        self.aside += size
-        if self._aside and self.aside > MAX_ASIDE:
+        self.aside += len(wire.encode(frame))
+        if self.aside > MAX_ASIDE:
             self._stop_reading("aside")
 
     def lost(self) -> None:
-        """The connection is gone."""
-        self._aside.clear()
+        """The connection is gone, or done with."""
+        self._aside, self.aside = [], 0
         if self._reason is not None:
             self._reason = None
             self._flow.blocked -= 1
@@ -134,7 +131,7 @@ class Gate:
             self._ease()
         frames, self._aside, self.aside = self._aside, [], 0
         self._session.take(frames)
-        if not self._aside:
+        if self.aside <= MAX_ASIDE:
             self._go_on_reading("aside")
 
     def _tell(self, error: BrokerError | None) -> None:

@@ -105,8 +105,6 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """All that one read of the socket brought."""
-        if self.gate.shut:
-            self.gate.read(len(data))
         try:
             frames = self.reader.feed(data)
         except BrokerError as error:
@@ -174,10 +172,10 @@ class Session:
     def lost(self) -> None:
         """The connection is gone: let go of what it held."""
         self.closed = True
-        self.gate.lost()
         self._let_go(lost=True)
 
     def _let_go(self, *, lost: bool) -> None:
+        self.gate.lost()
         ties, self.ties = self.ties, {}
         for tie in ties.values():
             tie.end(lost=lost)

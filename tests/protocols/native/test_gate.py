@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.limits import Limits
 from broker.protocols.native import wire
@@ -166,3 +167,47 @@ async def test_goodbye_comes_after_what_was_put_aside(tmp_path: Path) -> None:
         await passing(world, client, 1.2)
         assert client.session.closed
         assert await confirmed(world, client) == 25
+
+
+async def test_settles_go_on_however_many_there_are_beside_a_little_that_was_put_aside(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        await world.subscribe("q", "jobs")
+        client = Wire(world, hub_of(world, publish_messages_per_second=1))
+        client.say(HELLO, [wire.ATTACH, 1, "q"])
+        publish(client, 1, 100)
+        publish(client, 101, 1)  # put aside
+        for _ in range(3):
+            client.say([wire.SETTLE, 1, "ack", [1 << 60] * (MAX_ASIDE // 9)])
+        assert client.reading
+        assert client.session.kept < 100
+
+
+async def test_what_is_put_aside_again_still_counts(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        client = Wire(world, hub_of(world, publish_messages_per_second=10))
+        client.say(HELLO)
+        units = [[wire.UNIT, i, {"publish": [["a", bytes(MAX_ASIDE // 100)]] * 20}] for i in range(1, 9)]
+        client.say(*units[:4])  # one a piece: after each it has to wait
+        before = client.session.kept
+        assert 0 < before < MAX_ASIDE
+        await passing(world, client, 1.1)
+        assert await confirmed(world, client) > 1
+        assert 0 < client.session.kept < before
+        client.say(*units[4:])
+        assert client.session.kept > MAX_ASIDE
+        assert not client.reading
+        await passing(world, client, 20)
+        assert await confirmed(world, client) == 8
+        assert (client.reading, client.session.kept) == (True, 0)
+
+
+async def test_who_is_dismissed_while_slowed_keeps_nothing(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        client = Wire(world, hub_of(world, publish_messages_per_second=1))
+        client.say(HELLO)
+        publish(client, 1, 100)
+        publish(client, 101, 100)
+        assert client.session.kept > 0
+        client.session.dismiss(BrokerError(Code.DISMISSED))  # the socket ends when the client has read that
+        assert client.session.kept == 0
+        assert client.session.hub.flow.blocked == 0
