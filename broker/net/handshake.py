@@ -215,7 +215,9 @@ class TlsListener:
         if reason:
             self._failed(arrival, reason)
         if arrival.shaking is not None:
-            arrival.shaking.cancel()  # which closes the transport that has the socket now
+            # Closes the transport that has the socket now. Not at once: a task that has not begun would end without its
+            # `finally`, and the place be lost for good.
+            self._loop.call_soon(arrival.shaking.cancel)
         else:
             self._loop.remove_reader(arrival.sock)
             arrival.sock.close()

@@ -16,7 +16,7 @@ from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
 from broker.net.address import peer_of
 from broker.net.admission import Admission
-from broker.net.handshake import Listener, accept
+from broker.net.handshake import Arrival, Listener, TlsListener, accept
 from broker.net.tls import Tls, TlsOptions, peer_names
 from broker.observe.limited import Limited
 from tests.authority import Authority
@@ -207,6 +207,18 @@ async def test_one_in_its_handshake_can_be_dismissed(opened: Open) -> None:
     assert await ends(silent) == b""
     assert await ends(half) == b""
     await world.until(lambda: len(world.admission) == 0)
+
+
+async def test_one_that_is_dropped_before_its_handshake_has_begun_leaves_too(opened: Open) -> None:
+    world = await opened()
+    listener = cast(TlsListener, world.listener)
+    with socket.create_connection(("127.0.0.1", world.port)) as client:
+        client.sendall(b"\x16")
+        listener._accept()
+        (arrival,) = world.admission
+        listener._look(cast(Arrival, arrival))
+        arrival.abort()  # in the same turn of the loop, as its deadline may
+        await world.until(lambda: len(world.admission) == 0)
 
 
 async def test_a_renewed_certificate_is_shown_to_new_connections_and_old_ones_stay(

@@ -272,9 +272,9 @@ class NativeServer:
 
     def _heartbeat(self) -> None:
         """Ask who was silent for a period; close who was silent for two. Whom we do not read cannot be heard, but shall
-        hear that we live."""
+        hear that we live, unless it was let go and does not read that."""
         for connection in list(self.connections):
-            if connection.held:
+            if connection.held and not connection.session.closed:
                 connection.session.send(wire.PING, None)
             elif connection.heard:
                 connection.heard = connection.asked = False

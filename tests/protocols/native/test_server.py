@@ -115,6 +115,19 @@ async def test_whom_we_do_not_read_is_not_taken_for_silent(tmp_path: Path) -> No
         assert await peer.hear() == [wire.PONG, 1]
 
 
+async def test_who_was_let_go_and_does_not_read_that_is_closed(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {}])
+        assert (await peer.hear())[0] == wire.WELCOME
+        (connection,) = server.connections
+        connection.write(bytes(15 << 20))  # more than sockets hold
+        connection.hold(reading=False)
+        connection.dismiss(BrokerError(Code.DISMISSED))
+        for _ in range(3):
+            server._heartbeat()
+        await until(lambda: not server.connections)
+
+
 async def test_a_second_connection_of_a_publisher_takes_over(tmp_path: Path) -> None:
     async with open_world(tmp_path / "data", make) as world, door(world) as (_, first):
         first.say([wire.HELLO, 1, {"publisher": "p"}])
