@@ -53,11 +53,12 @@ class Attempts:
 
 
 def source_of(address: str) -> str:
-    """Who an address is, for counting: of IPv6 the /64, because one client has as many addresses as that holds."""
+    """Who an address is, for counting: of IPv6 the /64, because one client has as many addresses as that holds. One of
+    IPv4 stays itself also where a socket for both writes it as `::ffff:10.0.0.1`."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(found, IPv6Address):
-        return str(IPv6Address(int(found) >> 64 << 64))
-    return address
+    if not isinstance(found, IPv6Address):
+        return address
+    return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))

@@ -102,7 +102,10 @@ class Directory:
             raise BrokerError(Code.UNAUTHENTICATED, "the token is wrong, or was revoked")
         if account.record.tokens[token_id].expired(self._now()):
             raise BrokerError(Code.UNAUTHENTICATED, EXPIRED)
-        return account.by_token[token_id]
+        identity = account.by_token[token_id]
+        if identity.ended is not None:  # the clock was set back: it holds again, and shall end again
+            identity = account.by_token[token_id] = _identity_of(account, token_id)
+        return identity
 
     def has_admin(self, mapped: frozenset[str] = frozenset()) -> bool:
         """Is there somebody who may do everything and can prove it? `mapped`: principals that certificates speak
@@ -213,7 +216,7 @@ class Directory:
             self.end(account.by_token.pop(token_id), REVOKED)
         for token_id in record.tokens.keys() - before.tokens.keys():
             self._owners[token_id] = account
-            account.by_token[token_id] = Identity(account.principal, f"token {token_id}")
+            account.by_token[token_id] = _identity_of(account, token_id)
         if record.password != before.password:
             if account.by_password is not None:
                 self.end(account.by_password, CHANGED)
@@ -223,3 +226,7 @@ class Directory:
             account.principal.topics.clear()
             for watcher in self.regranted:
                 watcher(account.principal)
+
+
+def _identity_of(account: Account, token_id: str) -> Identity:
+    return Identity(account.principal, f"token {token_id}")

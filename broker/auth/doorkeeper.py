@@ -7,6 +7,7 @@ from broker.auth.directory import Directory
 from broker.auth.identity import LOCALLY, Credentials, Identity
 from broker.auth.options import AuthOptions, san
 from broker.auth.password import Passwords
+from broker.auth.principal import is_principal_name
 from broker.core.errors import BrokerError, Code
 
 UNMAPPED = "the certificate is no longer in [auth.certificates]"
@@ -89,10 +90,13 @@ class Strict:
 
     async def prove(self, credentials: Credentials, address: str) -> Identity:
         """See Doorkeeper."""
+        wrong = BrokerError(Code.UNAUTHENTICATED, "the user or the password is wrong")
+        if not is_principal_name(credentials.user):  # whatever it is, and however long: it is not remembered
+            raise wrong
         account = self._directory.find(credentials.user)
         stored = account.record.password if account is not None else None
         right = await self.passwords.right(credentials.user, credentials.password, stored, address)
         # It may have been changed meanwhile.
         if not right or account is None or account.by_password is None or account.record.password != stored:
-            raise BrokerError(Code.UNAUTHENTICATED, "the user or the password is wrong")
+            raise wrong
         return account.by_password

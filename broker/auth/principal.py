@@ -41,9 +41,14 @@ def is_admin(principal: Principal) -> bool:
     return EVERYTHING in principal.grants
 
 
+def is_principal_name(name: object) -> bool:
+    """Is it made like the name of a principal?"""
+    return type(name) is str and _NAME.fullmatch(name) is not None
+
+
 def check_principal_name(name: object) -> str:
     """Return the name if a principal may have it. Raises BAD_OPTION."""
-    if type(name) is not str or not _NAME.fullmatch(name):
+    if type(name) is not str or not is_principal_name(name):
         raise BrokerError(Code.BAD_OPTION, f"{name!r} is no name: letters, digits, '.', '_', '-', '@', at most 128")
     if name in (LOCAL.name, NOBODY.name):
         raise BrokerError(Code.BAD_OPTION, f"{name!r} is taken by the broker; choose another name")

@@ -134,6 +134,22 @@ async def test_a_token_expires_for_those_who_come_and_those_who_are_there(tmp_pa
         assert told.ended == [f"token {token.id}: the token has expired"]
 
 
+async def test_a_token_ends_again_when_the_clock_was_set_back_meanwhile(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (world, directory, told):
+        text, token = await directory.create_token("ann", 60_000)
+        world.clock.wall_seconds += 61
+        directory.expire()
+        world.clock.wall_seconds -= 30
+        identity = directory.identify(text)
+        assert identity.ended is None
+        directory.expire()
+        assert directory.identify(text) is identity
+        world.clock.wall_seconds += 30
+        directory.expire()
+        assert told.ended == [f"token {token.id}: the token has expired"] * 2
+        assert identity.ended
+
+
 async def test_grants_change_in_the_one_object_of_the_principal(tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, directory, told):
         text, _token = await directory.create_token("ann")

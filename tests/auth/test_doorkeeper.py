@@ -66,6 +66,13 @@ async def test_a_token_or_a_password(strict: Strict, directory: Directory) -> No
     assert len(said) == 1
 
 
+async def test_names_that_nobody_can_have_are_not_remembered(strict: Strict) -> None:
+    for name in ("x" * 60_000, "a b", ""):
+        with pytest.raises(BrokerError, match="the user or the password is wrong"):
+            await strict.prove(Credentials(None, name, "correct horse"), "10.0.0.1")
+    assert not strict.passwords._attempts._debts
+
+
 @pytest.mark.parametrize(
     ("names", "principal"),
     [

@@ -168,6 +168,7 @@ def test_sources_are_bounded_in_number(clock: Clock) -> None:
         ("2001:db8::1", "2001:db8::"),
         ("2001:db8:0:0:1:2:3:4", "2001:db8::"),
         ("fe80::1%eth0", "fe80::"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
         ("unix", "unix"),
     ],
 )
