@@ -1,6 +1,6 @@
 """The daemon: the only place that wires the parts, and the only one that knows them all.
 
-It decides the order of starting (lock, recovery, declared subscriptions, connectors, listeners, ready) and of stopping
+It decides the order of starting (lock, recovery, declared subscriptions, connectors, doors, ready) and of stopping
 (a drain, then the same backwards), what SIGHUP takes up, and what the service manager is told. Every task that runs as
 long as the daemon is named in `_start_tasks`, `_start_webhooks` and `_start_drops`. Floor 6.
 """
@@ -10,12 +10,10 @@ import logging
 import os
 import platform
 import signal
-import socket
 import sqlite3
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -25,31 +23,25 @@ from broker import __version__, process
 from broker.auth.directory import Directory
 from broker.auth.doorkeeper import Strict, Trusting
 from broker.auth.first import make_admin
-from broker.auth.identity import Identity
 from broker.auth.options import AuthOptions
 from broker.auth.principal import BROKER, LOCAL
 from broker.config import DOORS, Config, ConfigError, load_config
 from broker.config.problem import key_of
-from broker.config.tls import IN_THE_CLEAR
 from broker.connectors.file.drop import DropFolder
 from broker.connectors.file.figures import figures as drop_figures
 from broker.connectors.file.options import DropOptions
 from broker.connectors.webhook.send import WebhookSender
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import BrokerError
 from broker.core.spec import spec_values
 from broker.core.subscription import Spec
+from broker.doors import Doors
 from broker.engine.base import Unit
 from broker.engine.keyspace import Keyspace
 from broker.engine.lock import FolderError, FolderLock
 from broker.engine.sqlite.engine import SqliteEngine
 from broker.hub import AUTH_KEYS, Hub
-from broker.net.activation import ActivationError, inherited_sockets
-from broker.net.address import address_of, stays_here
-from broker.net.admission import Admission, raise_file_limit
-from broker.net.listener import ListenError, open_sockets
-from broker.net.strain import Strain
-from broker.net.tls import Tls, TlsError
-from broker.net.tls import figures as tls_figures
+from broker.net.activation import ActivationError
+from broker.net.listener import ListenError
 from broker.observe.access import configure_access_log
 from broker.observe.lag import LoopLag
 from broker.observe.log import configure_logging
@@ -59,21 +51,16 @@ from broker.protocols.http.accounts import AccountRoutes
 from broker.protocols.http.server import HttpServer
 from broker.protocols.mqtt.server import MqttServer
 from broker.protocols.native.server import NativeServer
+from broker.tasks import Tasks, cancelled
 
 log = logging.getLogger(__name__)
 
 LOOK, DRAIN_LOOK = 1.0, 0.05
 """Seconds between two looks at the engine's state; the same while it drains."""
-FIRST_REST, LONGEST_REST = 1.0, 30.0
-"""Seconds before a task that failed is started again."""
 RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
 CLOSING = 30.0
 """Seconds that the service manager is asked for beside the grace, to commit what waits and close the log."""
-ALPN = {"http": ("http/1.1",)}
-"""What a door offers when a TLS client asks which protocol it speaks (RFC 7301)."""
-CERTIFICATE_LOOK = 86_400.0
-"""Seconds between two looks at when certificates end."""
 NEEDS_RESTART = ("data_dir", "native", "http", "mqtt", "limits", "engine")
 
 
@@ -84,7 +71,7 @@ class StartError(Exception):
 class Daemon:
     """One broker in one loop. `start` and `stop` by themselves for tests; `run` is a process's whole life.
 
-    `addresses` says after `start` where each door is reached. `say` gets the lines for standard output; `read` reads
+    `say` gets the lines for standard output; `read` reads
     the configuration again on SIGHUP.
     """
 
@@ -97,7 +84,6 @@ class Daemon:
         read: Callable[[], Config] | None = None,
     ) -> None:
         self.config = config
-        self.addresses: dict[str, list[str]] = {}
         self._environ = os.environ if environ is None else environ
         self._say = say or log.info
         self._read = read or (lambda: load_config(config.source, self._environ))
@@ -105,8 +91,7 @@ class Daemon:
         self._stack = AsyncExitStack()
         self._drops: dict[str, DropFolder] = {}
         self._lag = LoopLag()
-        self._tls: dict[str, Tls] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks = Tasks()
         self._stop_wanted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -166,7 +151,7 @@ class Daemon:
         await self._recover()
         self._stack.push_async_callback(self.engine.stop)
         self.hub = Hub(self.engine, config.limits, audit=True)
-        self._stack.push_async_callback(self._end_tasks)
+        self._stack.push_async_callback(self._tasks.end)
         await self._open_directory()
         self._start_webhooks()
         await self._declare(config.specs())
@@ -207,7 +192,7 @@ class Daemon:
         self._notifier.stopping("draining", grace + CLOSING)
         log.info("draining", extra={"grace_ms": self.config.grace})
         # Nothing new begins: no reload, and no file (what is in hand is carried on by the next start).
-        await self._end_tasks("reload", *(f"drop {feed}" for feed in self._drops))
+        await self._tasks.end("reload", *(f"drop {feed}" for feed in self._drops))
         await self._drain(grace)
         self.hub.record(BROKER, "daemon.stop", "")
         await self._stack.aclose()
@@ -227,7 +212,7 @@ class Daemon:
         await asyncio.wait((drained, hurry), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         if not drained.done():
             log.warning("not everything in hand was settled; it is handed out again after the next start")
-        await _cancelled(drained, hurry, *work)
+        await cancelled(drained, hurry, *work)
 
     async def _until_settled(self) -> None:
         """Until no message is in a worker's hand and no unit waits for the disk, or nothing can be settled any more."""
@@ -244,30 +229,22 @@ class Daemon:
     def _start_tasks(self) -> None:
         self._lag.start()
         self._stack.callback(self._lag.stop)
-        self._keep("state", self._watch_state)
-        self._keep("strain", self._strain.run)
-        self._keep("reload", self._reload_on_request)
-        self._keep("certificates", self._watch_certificates)
-        self._keep("tokens", self._expire_tokens)
+        self._tasks.keep("state", self._watch_state)
+        self._tasks.keep("strain", self._doors.strain.run)
+        self._tasks.keep("reload", self._reload_on_request)
+        self._tasks.keep("certificates", self._doors.watch_certificates)
+        self._tasks.keep("tokens", self._expire_tokens)
         if self._notifier.watchdog_seconds is not None:
-            self._keep("watchdog", self._feed_watchdog)
+            self._tasks.keep("watchdog", self._feed_watchdog)
 
     def _start_webhooks(self) -> None:
         self._webhooks = WebhookSender(self.hub, self.config.webhooks)
-        self._keep("webhooks", self._webhooks.run)
+        self._tasks.keep("webhooks", self._webhooks.run)
 
     def _start_drops(self, folders: tuple[DropOptions, ...]) -> None:
         for options in folders:
             folder = self._drops[options.feed] = DropFolder(self.hub, options)
-            self._keep(f"drop {options.feed}", folder.run)
-
-    def _keep(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run this as long as the daemon; one that fails is told and started again, and harms no other."""
-        self._tasks[name] = asyncio.create_task(_kept(name, run), name=name)
-
-    async def _end_tasks(self, *names: str) -> None:
-        """Cancel these tasks as far as they are there, or all, and wait for their ends."""
-        await _cancelled(*(self._tasks.pop(name) for name in names or list(self._tasks) if name in self._tasks))
+            self._tasks.keep(f"drop {options.feed}", folder.run)
 
     async def _watch_state(self) -> None:
         """Say when the engine stops taking messages and takes them again, and when limits are no longer felt."""
@@ -280,14 +257,6 @@ class Daemon:
                 self._notifier.status(self._status())
             self.hub.flow.limited.tick()
             await asyncio.sleep(LOOK)
-
-    async def _watch_certificates(self) -> None:
-        """Say in time, once a day, which ones end soon."""
-        while self._tls:
-            for warning in dict.fromkeys(tls.warning() for tls in self._tls.values()):
-                if warning:
-                    log.warning("certificate: %s", warning)
-            await asyncio.sleep(CERTIFICATE_LOOK)
 
     async def _expire_tokens(self) -> None:
         """Tokens end in time for those, too, who are connected."""
@@ -336,37 +305,31 @@ class Daemon:
     # Doors
 
     async def _open_doors(self) -> None:
-        """Listen everywhere before anyone is served, so that a taken port stops the start before a client is seen."""
-        config, wanted = self.config, self.config.limits.max_connections
-        limited = self.hub.flow.limited
-        admission = self._admission = Admission(config.limits, limited, raise_file_limit(wanted))
+        """Listen everywhere, then serve."""
+        config, doors = self.config, Doors(self.config, self.hub.flow.limited)
+        self._doors = doors
+        self.directory.ended.append(doors.dismiss)
         doorkeeper = Trusting() if config.auth is None else self._strict
-        self.directory.ended.append(lambda identity: _dismiss(admission, identity))
-        self._strain = Strain(admission, config.limits, limited)
-        if admission.room < wanted:
-            log.info("the system's limit of open files allows fewer connections", extra={"connections": admission.room})
-        self._tls = {door: tls for door in DOORS if (tls := self._tls_for(door)) is not None}
-        inherited = inherited_sockets(self._environ, DOORS)
-        sockets = {door: self._sockets(door, inherited.get(door, [])) for door in DOORS}
-        self._native = NativeServer(self.hub, config.native, admission, self._tls.get("native"), doorkeeper)
+        sockets = doors.open(self._environ, self._stack)
+        self._native = NativeServer(self.hub, config.native, doors.admission, doors.tls.get("native"), doorkeeper)
+        self._mqtt = MqttServer(
+            self.hub,
+            config.mqtt,
+            doors.admission,
+            doors.tls.get("mqtt"),
+            doorkeeper,
+            (lambda _: LOCAL) if config.auth is None else self.directory.principal,
+        )
         self._http = HttpServer(
             self.hub,
             config.http,
-            admission=admission,
-            tls=self._tls.get("http"),
+            admission=doors.admission,
+            tls=doors.tls.get("http"),
             doorkeeper=doorkeeper,
             routes=AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
             more=self._more_status,
             secret=self._webhook_secret,
             collected=registry(FigureCollector(self._figures, {"loop_lag_seconds": self._lag.seconds})),
-        )
-        self._mqtt = MqttServer(
-            self.hub,
-            config.mqtt,
-            admission,
-            self._tls.get("mqtt"),
-            doorkeeper,
-            (lambda _: LOCAL) if config.auth is None else self.directory.principal,
         )
         await self._native.start(sockets["native"])
         self._stack.push_async_callback(self._native.stop)
@@ -374,42 +337,24 @@ class Daemon:
         self._stack.push_async_callback(self._mqtt.stop)
         await self._http.start(sockets["http"])
         self._stack.push_async_callback(self._http.stop, 0)
-        self.addresses = {door: [self._reached(door, sock) for sock in sockets[door]] for door in DOORS}
 
-    def _tls_for(self, door: str) -> Tls | None:
-        options = self.config.tls_of(door)
-        if options is None:
-            return None
-        try:
-            return Tls(options, ALPN.get(door, ()))
-        except TlsError as error:
-            raise StartError(f"{self.config.tls_setting(door, error.setting)}: {error}") from None
-
-    def _reached(self, door: str, sock: socket.socket) -> str:
-        """Where clients find a door, as they write it."""
-        address = address_of(sock)
-        if sock.family == socket.AF_UNIX:
-            return address
-        scheme = {"http": "http://"}.get(door, "")
-        if door in self._tls:
-            scheme = {"http": "https://", "native": "postrooms://", "mqtt": "mqtts://"}[door]
-        return scheme + address
+    @property
+    def addresses(self) -> dict[str, list[str]]:
+        """Where each door is reached, once it is open."""
+        return self._doors.addresses
 
     def _more_status(self) -> dict[str, Any]:
         """What `/v1/status` says beside the engine's numbers."""
         webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
         drops = {feed: asdict(folder.status()) for feed, folder in self._drops.items()}
-        tls = {door: found.describe() for door, found in self._tls.items()}
-        return {"webhooks": webhooks, "drop": drops, "mqtt": self._mqtt.status(), "tls": tls}
+        return {"webhooks": webhooks, "drop": drops, "mqtt": self._mqtt.status(), "tls": self._doors.status()}
 
     def _figures(self) -> list[Figures]:
         """What `/metrics` says beside the engine's and the HTTP door's numbers."""
-        connections = {(door,): 0.0 for door in DOORS} | Counter((c.door,) for c in self._admission)
         build = {(__version__, platform.python_version()): 1.0}
         return [
             gauge("build_info", "The program that runs; always 1", ("version", "python"), build),
-            gauge("connections", "Connections that are open, handshakes included", ("door",), connections),
-            *tls_figures(self._tls),
+            *self._doors.figures(),
             *self._webhooks.figures(),
             *drop_figures([folder.status() for folder in self._drops.values()]),
         ]
@@ -417,23 +362,6 @@ class Daemon:
     async def _webhook_secret(self, name: str) -> str:
         """Of the sender that is there now; a changed configuration brings another."""
         return await self._webhooks.secret(name)
-
-    def _sockets(self, door: str, inherited: list[socket.socket]) -> list[socket.socket]:
-        """Those that the service manager opened for this door, else our own."""
-        options = getattr(self.config, door)
-        host = options.host if getattr(options, "tcp", True) else None
-        sockets = inherited or open_sockets(door, host, options.port, getattr(options, "unix", None))
-        for sock in sockets:
-            self._stack.callback(sock.close)
-        for sock in sockets:
-            if self.config.auth is None and not stays_here(sock):
-                raise ListenError(
-                    f"{door}: others could reach {address_of(sock)}, and there is no [auth]; write [auth] into the"
-                    " configuration, or use loopback"
-                )
-            if door not in self._tls and not stays_here(sock):
-                log.warning(IN_THE_CLEAR, extra={"door": door, "address": address_of(sock)})
-        return sockets
 
     # Configuration
 
@@ -481,20 +409,20 @@ class Daemon:
             waits.append("auth")
         elif new.auth is not None:
             self._strict.take_up(new.auth)
-        waits += self._take_up_tls(new) + _changed_durability(old, new)
+        waits += self._doors.take_up(new) + _changed_durability(old, new)
         self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
         if "log" in changed or new.secrets != old.secrets:
             _configure_logs(new)
         if "webhooks" in changed:
             before = self._webhooks
             await before.drain(old.grace / 1000)
-            await self._end_tasks("webhooks")
+            await self._tasks.end("webhooks")
             self.hub.checks.remove(before.check)  # only now: a webhook is never made unchecked
             self.hub.watchers.remove(before.sync)
             self._start_webhooks()
         if "drop" in changed:
             for options in (o for o in old.drop if o not in new.drop):
-                await self._end_tasks(f"drop {options.feed}")
+                await self._tasks.end(f"drop {options.feed}")
                 del self._drops[options.feed]
             self._start_drops(tuple(o for o in new.drop if o not in old.drop))
         self.engine.policies = new.policies()
@@ -506,49 +434,6 @@ class Daemon:
         )
         more = {"changed": changed, "needs_restart": waits}
         self.hub.record(BROKER, "config.reload", str(new.source or ""), more=more)
-
-    def _take_up_tls(self, new: Config) -> list[str]:
-        """New handshakes see what the files hold now; with bad files those of before stay in use. Returns the settings
-        that need a restart."""
-        for door, tls in self._tls.items():
-            options = new.tls_of(door)
-            try:
-                if options is not None:
-                    tls.take_up(options)
-            except TlsError as error:
-                text = f"{new.tls_setting(door, error.setting)}: {error}"
-                log.error("certificate not taken up: the one before stays in use", extra={"door": door, "error": text})  # noqa: TRY400
-            else:
-                log.info("certificate taken up", extra={"door": door, **tls.describe()})
-        return [f"{door}.tls" for door in DOORS if (new.tls_of(door) is not None) != (door in self._tls)]
-
-
-def _dismiss(admission: Admission, identity: Identity) -> None:
-    """An identity has ended: so do its connections, told why."""
-    error = BrokerError(Code.UNAUTHENTICATED, identity.ended or "")
-    count = admission.dismiss(lambda connection: connection.identity is identity, error)
-    log.info("identity ended", extra={"principal": identity.principal.name, "how": identity.how, "connections": count})
-
-
-async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
-    """End these tasks; one that fails at its end is told and stops nothing."""
-    for task in tasks:
-        task.cancel()
-    for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
-        if isinstance(result, Exception):
-            log.error("a task failed at its end", extra={"task": task.get_name()}, exc_info=result)
-
-
-async def _kept(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """See `Daemon._keep`. A task that returns is done."""
-    rest = FIRST_REST
-    while True:
-        try:
-            return await run()
-        except Exception:
-            log.exception("a task failed; it is started again", extra={"task": name, "after_seconds": rest})
-        await asyncio.sleep(rest)
-        rest = min(2 * rest, LONGEST_REST)
 
 
 def _configure_logs(config: Config) -> None:

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 import broker.daemon
+import broker.doors
 from broker.auth.principal import BROKER
 from broker.config import Config, ConfigError, Problem
 from broker.connectors.webhook.send import WebhookSender
@@ -155,7 +156,7 @@ async def test_a_socket_of_the_service_manager_that_others_reach_is_refused(
 ) -> None:
     with socket.create_server(("0.0.0.0", 0)) as outside:
         os.dup2(outside.fileno(), 210)
-    monkeypatch.setattr(broker.daemon, "inherited_sockets", partial(inherited_sockets, first=210))
+    monkeypatch.setattr(broker.doors, "inherited_sockets", partial(inherited_sockets, first=210))
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
     with pytest.raises(StartError, match="http: others could reach"):
         await started(environ=environ)
@@ -220,7 +221,7 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
         drop=drops[1:],
     )
     daemon = await started(config(tmp_path, **WORK, drop=drops[:2]), read=lambda: new)
-    tasks = dict(daemon._tasks)
+    tasks = dict(daemon._tasks.running)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     caplog.set_level(logging.INFO)
@@ -240,10 +241,10 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
     assert [info.spec.name for info in daemon.engine.subscriptions()] == ["all", "work"]
     a, b, c = (f"drop {tmp_path / name}" for name in ("a", "b", "c"))
     assert tasks[a].cancelled()
-    assert daemon._tasks[b] is tasks[b]
-    assert not daemon._tasks[c].done()
+    assert daemon._tasks.running[b] is tasks[b]
+    assert not daemon._tasks.running[c].done()
     assert tasks["webhooks"].done()
-    assert not daemon._tasks["webhooks"].done()
+    assert not daemon._tasks.running["webhooks"].done()
     assert daemon.hub.checks == [daemon._webhooks.check]
     assert [w for w in daemon.hub.watchers if isinstance(w.__self__, WebhookSender)] == [daemon._webhooks.sync]  # type: ignore[attr-defined]
     assert daemon.config.native.port == 0
@@ -345,7 +346,7 @@ async def test_while_it_drains_nothing_new_begins(started: Make, tmp_path: Path)
     _, attachment = await leased(daemon, "work")
     stopping = asyncio.create_task(daemon.stop())
     await until(lambda: not _takes_connections(daemon.addresses["native"][0]))
-    assert {"reload", "drop in"}.isdisjoint(daemon._tasks)
+    assert {"reload", "drop in"}.isdisjoint(daemon._tasks.running)
     assert not stopping.done()
     attachment.detach()
     await asyncio.wait_for(stopping, WITHIN)
@@ -445,23 +446,7 @@ async def test_the_watchdog_is_fed_only_as_long_as_the_writer_proves_alive(
 
 async def test_without_a_watchdog_no_empty_units_are_committed(started: Make) -> None:
     daemon = await started()
-    assert "watchdog" not in daemon._tasks
-
-
-async def test_a_task_that_fails_is_started_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(broker.daemon, "FIRST_REST", 0.0)
-    calls: list[int] = []
-
-    async def run() -> None:
-        calls.append(len(calls))
-        if len(calls) < 3:
-            raise RuntimeError("not yet")
-
-    await broker.daemon._kept("connector", run)
-    assert calls == [0, 1, 2]
-    assert caplog.messages == ["a task failed; it is started again"] * 2
+    assert "watchdog" not in daemon._tasks.running
 
 
 async def test_the_status_tells_of_the_connectors(started: Make, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_renewal_drops_nobody_and_bad_files_change_nothing(tmp_path: Path, aut
             served.config.write_text(section(authority.issue("127.0.0.1")).replace("[tls]", "[http.tls]") + queue)
             reloaded(served, "configuration taken up")
             told = json.loads(next(line for line in reversed(served.log) if "configuration taken up" in line))
-            assert told["needs_restart"] == ["native.tls"]  # to speak plainly; a certificate is taken up
+            assert told["needs_restart"] == ["native.tls", "mqtt.tls"]  # to speak plainly; a certificate is taken up
             work_goes_on("at last")
 
 
