@@ -20,7 +20,18 @@ from tests.bench.plan import QUICK, Plan, Scenario
 from tests.bench.progress import Progress
 from tests.bench.report import Told
 from tests.bench.runner import keys_of, run
-from tests.bench.scenarios import backlog, client, fsync, http, idle_subscriptions, latency, streams, topics, window
+from tests.bench.scenarios import (
+    backlog,
+    client,
+    fsync,
+    http,
+    idle_subscriptions,
+    latency,
+    mqtt,
+    streams,
+    topics,
+    window,
+)
 
 WIDTH = 140
 """Columns of a table that no terminal shows."""
@@ -34,6 +45,7 @@ SCENARIOS: dict[str, Callable[[Plan], Scenario]] = {
     "latency": latency.scenario,
     "streams": streams.scenario,
     "http": http.scenario,
+    "mqtt": mqtt.scenario,
 }
 NEEDS = {"http": "wrk"}
 """Programs without which a scenario is left out."""

@@ -29,7 +29,7 @@ class MqttOptions(BaseModel):
     max_keep_alive: Annotated[Duration, Field(ge=1_000, le=3_600_000)] = 3_600_000
     max_session_expiry: Annotated[Duration, Field(ge=1_000, le=365 * DAY)] = 30 * DAY
     receive_maximum: int = Field(8_192, ge=1, le=65_535)
-    inflight: int = Field(8_192, ge=1, le=65_535)
+    inflight: int = Field(16_384, ge=1, le=65_535)
     topic_alias_maximum: int = Field(16, ge=0, le=65_535)
     max_filters: int = Field(1_000, ge=1, le=100_000)
     max_sessions: int = Field(100_000, ge=1)

@@ -54,6 +54,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._sessions) >= self._options.max_sessions
+
     def find(self, client_id: str) -> Session | None:
         """The session of a client, if it has one."""
         return self._sessions.get(client_id)
@@ -128,7 +132,7 @@ class Sessions:
     def open_now(self, client_id: str, principal: Principal, packet: Connect, expiry: int) -> Session | None:
         """The quick way, for a new session that ends with its connection; None: it takes `open`."""
         plain = not expiry and packet.will is None and client_id not in self._sessions
-        if not plain or client_id in self._turns or client_id in self.wills:
+        if not plain or client_id in self._turns or client_id in self.wills or self._full:
             return None
         session = self._sessions[client_id] = Session(client_id, principal, durable=False, expiry=0)
         return session
@@ -146,7 +150,7 @@ class Sessions:
             if before is not None and (packet.clean_start or not before.durable):
                 await self._end(before)
                 before = None
-            if before is None and len(self._sessions) >= self._options.max_sessions:
+            if before is None and self._full:
                 raise BrokerError(Code.OVERLOADED, f"{len(self._sessions)} sessions; raise mqtt.max_sessions")
             session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
             session.principal, session.expiry, session.away = principal, expiry, None

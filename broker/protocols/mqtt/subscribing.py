@@ -78,7 +78,7 @@ class Subscribing:
         for request in packet.requests:
             there = session.filters.get(request.filter) is not None or request.filter in session.shares
             try:
-                qos = self._check(session, request, there=there)
+                qos = self._check(session, request, len(fresh) if not there and request.filter not in fresh else None)
             except BrokerError as error:
                 reasons.append(_reason(error))
                 continue
@@ -88,12 +88,13 @@ class Subscribing:
             reasons.append(Reason(qos))
         return granted, reasons, fresh
 
-    def _check(self, session: Session, request: Request, *, there: bool) -> int:
+    def _check(self, session: Session, request: Request, more: int | None) -> int:
         """The QoS that is granted: of a group at most 1, because what one member does not answer goes to another.
-        Raises BAD_FILTER, FORBIDDEN, RATE_LIMITED."""
+        `more`: so many new ones came before it in the packet, None: it is none. Raises BAD_FILTER, FORBIDDEN,
+        RATE_LIMITED."""
         share = shared(request.filter)
         topics = check_filter(request.filter if share is None else share.filter)
-        if not there and len(session.filters) + len(session.shares) >= self._options.max_filters:
+        if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
         session.hold(self._hub, request.filter, topics)
         return request.qos if share is None else min(request.qos, 1)

@@ -2,6 +2,8 @@
 
 import getpass
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.bench.child import child, first_line, free_port, listening
@@ -29,9 +31,11 @@ class Mqtt(Side):
     """Connects, and cuts what comes into packets."""
 
     client = b"p"
+    clean = True
 
     def greet(self) -> None:
-        self.transport.write(packet(CONNECT, text(b"MQTT") + b"\x04\x02\x00\x00" + text(self.client)))
+        flags = b"\x02" if self.clean else b"\x00"
+        self.transport.write(packet(CONNECT, text(b"MQTT") + b"\x04" + flags + b"\x00\x00" + text(self.client)))
 
     def received(self, data: bytes) -> None:
         buffer, at = self.buffer + data, 0
@@ -122,6 +126,12 @@ class Mosquitto:
         return "Mosquitto " + first_line(_program(), "-h").rpartition(" ")[2]
 
     async def measure(self, load: Load, folder: Path) -> Rates:
+        async with self.served(folder) as port:
+            return await measure(port, load, lambda: Publisher(load), lambda: Subscriber(load))
+
+    @asynccontextmanager
+    async def served(self, folder: Path) -> AsyncIterator[int]:
+        """Mosquitto on a free port, listening."""
         port, config = free_port(), folder / "mosquitto.conf"
         config.write_text(
             f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {getpass.getuser()}\nset_tcp_nodelay true\n"
@@ -129,7 +139,7 @@ class Mosquitto:
         )
         with child([_program(), "-c", str(config)], folder) as process:
             await listening(process, port, folder)
-            return await measure(port, load, lambda: Publisher(load), lambda: Subscriber(load))
+            yield port
 
 
 def _program() -> str:

@@ -1,0 +1,132 @@
+"""With [auth]: who a client is, and what it may do; every refusal says so in the words of its version."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker.auth.directory import Directory
+from broker.auth.doorkeeper import Strict
+from broker.auth.grant import parse_grant
+from broker.auth.options import AuthOptions
+from broker.engine.keyspace import Keyspace
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.packets import V5, V311, Connack, Connect, Disconnect, Publish, Will
+from tests.protocols.mqtt.door import Client, Door, open_door
+
+
+@dataclass
+class Guarded:
+    door: Door
+    directory: Directory
+    tokens: dict[str, bytes]
+
+    async def connect(self, name: str, version: int = V5, client_id: str = "", **options: object) -> Client:
+        return await self.door.connect(client_id or name, version, username=name, password=self.tokens[name], **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
+    async with open_door(tmp_path) as door:
+        directory = Directory(Keyspace(door.world.engine, "auth/"), door.world.clock.wall)
+        directory.regranted.append(door.hub.regranted)
+        strict = Strict(directory, AuthOptions(), lambda: 0.0)
+        door.server.doorkeeper = door.doorkeeper = strict
+        tokens: dict[str, bytes] = {}
+        for name, grants in (
+            ("ann", ("publish a/#", "consume a/#")),
+            ("bob", ("consume a/b",)),
+        ):
+            tokens[name] = (await directory.create_token(name))[0].encode()
+            await directory.add_grants(name, tuple(map(parse_grant, grants)))
+        yield Guarded(door, directory, tokens)
+        strict.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "reason"),
+    [
+        (V5, None, Reason.NOT_AUTHORIZED),
+        (V311, None, Reason.NOT_AUTHORIZED),
+        (V5, b"wrong", Reason.BAD_USER_NAME_OR_PASSWORD),
+        (V311, b"wrong", Reason.BAD_USER_NAME_OR_PASSWORD),
+    ],
+)
+async def test_who_does_not_prove_who_it_is_is_refused(
+    guarded: Guarded, version: int, given: bytes | None, reason: Reason
+) -> None:
+    client = await guarded.door.dial(version)
+    client.write(Connect(version, "c", username="ann" if given else None, password=given), Publish("a/b", b"x"))
+    assert (await client.hear(Connack)).reason is reason
+    await client.closed()
+
+
+async def test_a_password_does_as_well_as_a_token(guarded: Guarded) -> None:
+    strict = guarded.door.server.doorkeeper
+    assert isinstance(strict, Strict)
+    await guarded.directory.set_password("ann", await strict.passwords.hash("correct horse"))
+    client = await guarded.door.connect("c", username="ann", password=b"correct horse")
+    assert await client.publish("a/b", "x") is Reason.SUCCESS
+
+
+async def test_what_is_not_granted_is_refused(guarded: Guarded) -> None:
+    ann, bob = await guarded.connect("ann"), await guarded.connect("bob")
+    assert (await bob.subscribe("a/b", "a/#", "$share/g/a/c")).reasons == (
+        *(Reason.GRANTED_QOS_1, Reason.NOT_AUTHORIZED, Reason.NOT_AUTHORIZED),
+    )
+    for qos in (1, 2):
+        assert await bob.publish("a/b", "no", qos) is Reason.NOT_AUTHORIZED
+    assert await ann.publish("a/b", "yes") is Reason.SUCCESS
+    assert await ann.publish("b", "no") is Reason.NOT_AUTHORIZED
+    assert (await bob.take()).payload == b"yes"
+    await bob.nothing()
+
+
+async def test_an_older_client_is_let_go_rather_than_told_a_lie(guarded: Guarded) -> None:
+    bob = await guarded.connect("bob", V311)
+    assert (await bob.subscribe("a/#")).reasons == (Reason.UNSPECIFIED_ERROR,)
+    bob.write(Publish("a/b", b"no", 0))
+    await bob.ping()
+    bob.write(Publish("a/b", b"no", 1, packet_id=1))
+    await bob.closed()
+    assert not bob.heard
+
+
+async def test_a_will_needs_the_right_to_publish_it(guarded: Guarded) -> None:
+    client = await guarded.door.dial()
+    will = Will("a/b", b"")
+    client.write(Connect(V5, "c", username="bob", password=guarded.tokens["bob"], will=will))
+    assert (await client.hear(Connack)).reason is Reason.NOT_AUTHORIZED
+
+
+async def test_a_session_is_its_principals(guarded: Guarded) -> None:
+    ann = await guarded.connect("ann", client_id="c", clean=False, expiry=100)
+    client = await guarded.door.dial()
+    client.write(Connect(V5, "c", username="bob", password=guarded.tokens["bob"]))
+    assert (await client.hear(Connack)).reason is Reason.NOT_AUTHORIZED
+    await ann.ping()
+
+
+async def test_a_right_that_goes_ends_the_connection_and_the_subscription(guarded: Guarded) -> None:
+    bob = await guarded.connect("bob", clean=False, expiry=100)
+    await bob.subscribe("a/b")
+    await guarded.directory.remove_grant("bob", parse_grant("consume a/b"))
+    assert (await bob.hear(Disconnect)).reason is Reason.NOT_AUTHORIZED
+    await bob.closed()
+    ann = await guarded.connect("ann")
+    await ann.publish("a/b", "secret")
+    bob = await guarded.connect("bob", clean=False, expiry=100, present=True)
+    await bob.nothing()
+    assert not guarded.door.hub.engine.subscriptions()
+
+
+async def test_what_is_delivered_to_a_group_needs_the_right_as_well(guarded: Guarded) -> None:
+    bob = await guarded.connect("bob")
+    await bob.subscribe("$share/g/a/b")
+    await guarded.directory.remove_grant("bob", parse_grant("consume a/b"))
+    assert (await bob.hear(Disconnect)).reason is Reason.NOT_AUTHORIZED
+    await asyncio.sleep(0.01)
+    await guarded.door.server.sessions.stop()
+    assert not guarded.door.hub.engine.subscriptions()
