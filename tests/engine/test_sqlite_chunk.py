@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from broker.engine.sqlite.transaction import Batch, write
 NAMES = ["", "a", "b", "c/d"]
 AT = 1_700_000_000_000
 
-metas = st.one_of(st.none(), st.binary(min_size=1, max_size=20))
+metas = st.one_of(st.none(), st.binary(min_size=1, max_size=20), st.integers(1, 65_000).map(bytes))
 bodies = st.one_of(st.just(b"same"), st.binary(max_size=300), st.integers(1, 70_000).map(bytes))
 
 
@@ -52,7 +53,7 @@ def test_a_chunk_is_small_and_lies_in_one_page(rows: list[tuple[Row, int]]) -> N
         assert first == offsets[0]
         assert offsets[0] >> PAGE_BITS == offsets[-1] >> PAGE_BITS
         assert len(offsets) <= chunk.MAX_MESSAGES
-        held = [len(row[4]) for row in chunk.unpacked(head, packed, NAMES.__getitem__)]
+        held = [len(row[4]) + len(row[3] or b"") for row in chunk.unpacked(head, packed, NAMES.__getitem__)]
         assert sum(held) <= chunk.MAX_BYTES or len(held) == 1
 
 
@@ -117,6 +118,29 @@ def test_more_than_a_step_takes_is_read_in_steps(store: Store, monkeypatch: pyte
     monkeypatch.setattr(reading, "MAX_STEP", 100_000)
     assert reading.read_range(store.reader, NAMES, 1, 500) == rows
     assert reading.read_offsets(store.reader, NAMES, list(range(1, 200, 3))) == rows[::3]
+
+
+def test_large_metas_are_read_in_steps_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Row] = [(offset, "a", AT, bytes(4_000), b"") for offset in range(1, 200)]
+    store.write(Batch(rows=rows, topics=[1] * len(rows)))
+    monkeypatch.setattr(reading, "MAX_STEP", 100_000)
+    store.reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 200_000)
+    assert reading.read_range(store.reader, NAMES, 1, 500) == rows
+
+
+def test_what_was_too_much_for_a_step_may_be_gone_at_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [sized(offset, 4_000) for offset in range(1, 200)]
+    store.write(Batch(rows=rows, topics=[1] * len(rows)))
+    monkeypatch.setattr(reading, "MAX_STEP", 100_000)
+    in_one_step = reading._step
+
+    def remove_meanwhile(*asked: Any) -> list[Row] | None:
+        found = in_one_step(*asked)
+        store.write(Batch(removed=list(range(1, 200))))
+        return found
+
+    monkeypatch.setattr(reading, "_step", remove_meanwhile)
+    assert reading.read_range(store.reader, NAMES, 1, 500) == []
 
 
 def test_removal_leaves_the_neighbours(store: Store) -> None:

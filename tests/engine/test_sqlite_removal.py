@@ -1,9 +1,11 @@
 """Taking messages out of the log while it is written and read: directories, rows and memory keep in step."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
+from pyroaring import BitMap64
 
 from broker.core.offsets import PAGE_SIZE
 from broker.core.retention import Policies
@@ -91,3 +93,24 @@ async def test_old_messages_are_found_behind_pages_that_stay(
             await world.advance(10)
         assert await world.log("young") == []
         assert len(await world.log("keep")) == 2 * PAGE_SIZE - 1
+
+
+async def test_retention_reads_large_headers_in_pieces(tmp_path: Path, engine_factory: EngineFactory) -> None:
+    policies = Policies.parse({"a": {"latest": True}})
+    async with open_world(tmp_path / "large", engine_factory, policies) as world:
+        draft = world.draft("a", "x", headers={"h": "x" * 2_000})
+        for _ in range(10):
+            await world.commit(Unit([draft] * 2_000))
+        assert isinstance(world.engine, SqliteEngine)
+        # A page of the largest headers passes SQLite's gigabyte; here the bound is as much smaller as the page is.
+        await world.engine.reader.run(lambda db: db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000_000))
+        await world.advance(10)
+        assert world.engine.stats().state == "running"
+        assert len(await world.log("a")) == 1
+
+
+def test_a_piece_takes_from_so_many_chunks_only() -> None:
+    close, apart = BitMap64(range(1, 10_000)), BitMap64(range(1, 640_000, 64))
+    assert pruning.piece_of(close) == list(range(1, pruning.PIECE + 1))
+    assert pruning.piece_of(apart) == list(range(1, 64 * pruning.MAX_CHUNKS, 64))
+    assert pruning.piece_of(BitMap64([7])) == [7]

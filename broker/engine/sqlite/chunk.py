@@ -16,7 +16,7 @@ from broker.core.offsets import PAGE_BITS
 
 MAX_MESSAGES = 64
 MAX_BYTES = 64 << 10
-"""Bytes of bodies in a chunk, at most (or one message)."""
+"""Bytes of bodies and metas in a chunk, at most (or one message)."""
 LARGEST = (1 << 31) - 1
 
 T = TypeVar("T")
@@ -49,10 +49,10 @@ def _end(rows: Sequence[Row], at: int, stop: int) -> int:
     page = rows[at][0] >> PAGE_BITS
     while rows[stop - 1][0] >> PAGE_BITS != page:
         stop -= 1
-    size = sum([len(row[4]) for row in rows[at:stop]])
+    size = sum([len(row[4]) + len(row[3] or b"") for row in rows[at:stop]])
     while size > MAX_BYTES and stop > at + 1:
         stop -= 1
-        size -= len(rows[stop][4])
+        size -= len(rows[stop][4]) + len(rows[stop][3] or b"")
     return stop
 
 

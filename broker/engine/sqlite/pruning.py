@@ -10,6 +10,7 @@ from pyroaring import BitMap64
 from broker.core.message import KEYED, unpack_meta
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.retention import Policy, surplus
+from broker.engine.sqlite.chunk import MAX_MESSAGES
 from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.replay import lifted
 from broker.engine.sqlite.writer import InternalUnit
@@ -18,8 +19,24 @@ if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 PIECE = 4_000
+MAX_CHUNKS = 128
+"""From how many chunks a piece takes: one that keeps some of its messages is written anew, up to 64 KiB of them, and
+publishers wait meanwhile."""
 BUDGET = 40_000
 MAX_PAGES = 64
+
+
+def piece_of(chosen: BitMap64) -> list[int]:
+    """The first of these, as many as one transaction should take out of the log."""
+    piece = list(chosen[:PIECE])
+    chunks, last = 0, -1
+    for index, offset in enumerate(piece):
+        if offset // MAX_MESSAGES != last:
+            last = offset // MAX_MESSAGES
+            chunks += 1
+            if chunks > MAX_CHUNKS:
+                return piece[:index]
+    return piece
 
 
 class Pruning:
@@ -48,10 +65,10 @@ class Pruning:
         for number in candidates:
             chosen = await self._surplus(number)
             while chosen and removed < BUDGET:
-                piece = chosen[:PIECE]
-                chosen -= piece
+                piece = piece_of(chosen)
+                chosen -= BitMap64(piece)
                 topic = self._engine.log.numbers.names[number]
-                await remove(self._engine, list(piece), topic, InternalUnit(), self._pinned)
+                await remove(self._engine, piece, topic, InternalUnit(), self._pinned)
                 removed += len(piece)
             if removed >= BUDGET:
                 return True
@@ -121,8 +138,11 @@ class Pruning:
             first = page << PAGE_BITS
             if not offsets.range_cardinality(first, first + PAGE_SIZE):
                 return first
-            headers = await self._engine.replay.page_headers(first, first + PAGE_SIZE - 1)
-            return next((offset for offset, _, published, _, _ in headers if published >= at), first + PAGE_SIZE)
+            async for headers in self._engine.replay.headers_between(first, first + PAGE_SIZE - 1):
+                for offset, _, published, _, _ in headers:
+                    if published >= at:
+                        return offset
+            return first + PAGE_SIZE
         return log.next_offset
 
     async def _superseded(self, offsets: BitMap64) -> BitMap64:
@@ -133,11 +153,12 @@ class Pruning:
             first = page << PAGE_BITS
             if not offsets.range_cardinality(first, first + PAGE_SIZE):
                 continue
-            for offset, _, _, meta, _ in await self._engine.replay.page_headers(first, first + PAGE_SIZE - 1):
-                if offset not in offsets:
-                    continue
-                key = unpack_meta(meta)["key"] if meta is not None and meta[0] & KEYED else ""
-                if key in newest:
-                    older.add(newest[key])
-                newest[key] = offset
+            async for headers in self._engine.replay.headers_between(first, first + PAGE_SIZE - 1):
+                for offset, _, _, meta, _ in headers:
+                    if offset not in offsets:
+                        continue
+                    key = unpack_meta(meta)["key"] if meta is not None and meta[0] & KEYED else ""
+                    if key in newest:
+                        older.add(newest[key])
+                    newest[key] = offset
         return older

@@ -23,15 +23,15 @@ _THESE = "first IN (SELECT value FROM json_each(:firsts))"
 _HEADS = "SELECT group_concat(head, '') FROM (SELECT head FROM chunk WHERE {where} ORDER BY first)"
 _SIZES = """
 SELECT group_concat(first), group_concat(size)
-FROM (SELECT first, length(bodies) AS size FROM chunk WHERE {where} ORDER BY first)
+FROM (SELECT first, length(head) + length(bodies) AS size FROM chunk WHERE {where} ORDER BY first)
 """
 _ROWS = """
-WITH asked AS (SELECT total(length(bodies)) AS size FROM chunk WHERE {where})
+WITH asked AS (SELECT total(length(head) + length(bodies)) AS size FROM chunk WHERE {where})
 SELECT (SELECT size FROM asked), group_concat(head, ''), group_concat(bodies, '')
 FROM (SELECT head, bodies FROM chunk WHERE {where} AND (SELECT size FROM asked) <= :most ORDER BY first)
 """
 MAX_STEP = 64 << 20
-"""Bytes of bodies that one step returns at most (or one chunk): SQLite refuses a result of a gigabyte."""
+"""Bytes of chunks that one step returns at most (or one chunk): SQLite refuses a result of a gigabyte."""
 
 Where = tuple[str, dict[str, object]]
 """A condition on chunks, and the values of its parameters."""
@@ -92,7 +92,7 @@ def _rows(db: sqlite3.Connection, names: Sequence[str], where: Where) -> list[Ro
 
 
 def _step(db: sqlite3.Connection, names: Sequence[str], where: Where, most: int) -> list[Row] | None:
-    """The same in one step; None when the bodies take more than `most` bytes."""
+    """The same in one step; None when they take more than `most` bytes."""
     values = {**where[1], "most": most}
     size, heads, bodies = db.execute(_ROWS.format(where=where[0]), values).fetchone()
     return None if size > most else chunk.unpacked(heads or b"", bodies or b"", names.__getitem__)
@@ -101,6 +101,8 @@ def _step(db: sqlite3.Connection, names: Sequence[str], where: Where, most: int)
 def _steps(db: sqlite3.Connection, where: Where) -> Iterator[list[int]]:
     """The first offsets of the chunks that are found, in pieces of MAX_STEP bytes."""
     firsts, sizes = db.execute(_SIZES.format(where=where[0]), where[1]).fetchone()
+    if firsts is None:
+        return  # retention took them since they were found to be many
     step: list[int] = []
     weight = 0
     for first, size in zip(map(int, firsts.split(b",")), map(int, sizes.split(b",")), strict=True):

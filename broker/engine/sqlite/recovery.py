@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 logger = logging.getLogger(__name__)
-PIECE = 4_096
 
 
 async def recover(engine: "SqliteEngine") -> None:
@@ -127,12 +126,10 @@ async def _open_pages(engine: "SqliteEngine") -> None:
     """The directories of pages that were not sealed, from their rows' headers."""
     log = engine.log
     first = (max(log.pages, default=-1) + 1) << PAGE_BITS
-    while first < log.next_offset:
-        last = first + PIECE - 1
-        for offset, topic, at, meta, size in await engine.replay.page_headers(first, last):
+    async for headers in engine.replay.headers_between(first, log.next_offset - 1):
+        for offset, topic, at, meta, size in headers:
             log.directory(offset >> PAGE_BITS).restore(offset, topic, at, meta, size)
             log.last_at = max(log.last_at, at)
-        first = last + 1
 
 
 async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@ the directories of pages, so that reading costs in proportion to what matches. F
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyroaring import BitMap, BitMap64
@@ -13,12 +14,15 @@ from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.position import Start
 from broker.engine.base import Page
 from broker.engine.sqlite import reading
+from broker.engine.sqlite.chunk import Header
 from broker.engine.sqlite.log import Directory, SealedDirectory
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
 
 MAX_FETCH = 2_000
+HEADERS = 4_096
+"""Offsets whose headers are read in one step: each may take 64 KiB, and SQLite refuses a result of a gigabyte."""
 
 
 class Replay:
@@ -116,9 +120,10 @@ class Replay:
         found.remove_range(0, position + 1)
         found.remove_range(end + 1, 1 << 62)
         if since and found:
-            for offset, _, at, _, _ in await self.page_headers(int(found[0]), self._page_end(int(found[0]))):
-                if at < since:
-                    found.discard(offset)
+            async for headers in self.headers_between(int(found[0]), self._page_end(int(found[0]))):
+                for offset, _, at, _, _ in headers:
+                    if at < since:
+                        found.discard(offset)
         return found
 
     @staticmethod
@@ -206,9 +211,11 @@ class Replay:
         names = self._engine.log.numbers.names
         return await self._engine.reader.run(lambda db: reading.read_within(db, names, offsets, size))
 
-    async def page_headers(self, first: int, last: int) -> list[tuple[int, int, int, bytes | None, int]]:
-        """(offset, topic number, at, meta, size of body) of a range."""
-        return await self._engine.reader.run(lambda db: reading.read_headers(db, first, last))
+    async def headers_between(self, first: int, last: int) -> AsyncIterator[list[Header]]:
+        """The headers of a range, both ends included, in pieces."""
+        for at in range(first, last + 1, HEADERS):
+            read = partial(reading.read_headers, first=at, last=min(at + HEADERS - 1, last))
+            yield await self._engine.reader.run(read)
 
     async def headers(
         self, offsets: BitMap64, tell: Callable[[int, bytes | None, int], None], *, everything: bool
@@ -221,9 +228,10 @@ class Replay:
             special = log.open[page].special if page in log.open else log.pages[page].special
             if not (special or everything) or not offsets.range_cardinality(first, last + 1):
                 continue
-            for offset, _, _, meta, size in await self.page_headers(first, last):
-                if (everything or meta is not None) and offset in offsets:
-                    tell(offset, meta, size)
+            async for headers in self.headers_between(first, last):
+                for offset, _, _, meta, size in headers:
+                    if (everything or meta is not None) and offset in offsets:
+                        tell(offset, meta, size)
 
 
 def lifted(low: BitMap, page: int) -> BitMap64:
