@@ -7,8 +7,6 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
-LARGE = 64 << 10
-"""Bytes of an answer after which the next request waits until the client has read."""
 _BEGIN = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
     for status in HTTPStatus
@@ -26,6 +24,7 @@ class Reply(web.StreamResponse):
         """See aiohttp. The head goes with the body."""
         self._payload_writer = request.writer
         self._transport = request.transport
+        self._protocol = request.protocol
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         await request._prepare_hook(self)  # where headers are added that every answer has
@@ -55,5 +54,5 @@ class Reply(web.StreamResponse):
             raise ConnectionResetError("the client is gone")
         writer.output_size += len(answer)
         transport.write(answer)
-        if len(answer) > LARGE:
+        if self._protocol.writing_paused:  # the next request waits until the client has read
             await writer.drain()

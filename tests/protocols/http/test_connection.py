@@ -302,3 +302,15 @@ async def test_half_a_request_of_a_dismissed_connection_is_answered_with_the_rea
     dismiss_all(door)
     assert b"told to go" in await read_all(reader)
     assert not door.engine.topics()
+
+
+async def test_publishes_of_a_client_that_does_not_read_wait(open_door: DoorFactory) -> None:
+    door = await open_door()
+    body = b"[" + b",".join([b'{"topic":"flood","body":1}'] * 500) + b"]"
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _, writer = await door.connect(limit=1 << 10)
+    writer.write((head + body) * 400)
+    await until(lambda: any(connection.writing_paused for connection in open_connections(door)))
+    for _ in range(20):  # each is a commit of its own, and in each there would be room for one more of the flood
+        await door.publish("else", b"1")
+    assert max(connection.unsent for connection in open_connections(door)) < 200_000
