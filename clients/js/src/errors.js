@@ -34,3 +34,9 @@ export class GapError extends Error {
     this.position = position;
   }
 }
+
+/** What an application's own callback threw is its own affair: it is told, and we go on. */
+export function report(error) {
+  if (globalThis.reportError) globalThis.reportError(error);
+  else console.error(error);
+}

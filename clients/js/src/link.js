@@ -1,5 +1,5 @@
 /** One WebSocket at a time, found again after each loss: waits longer each time, and never all clients at once. */
-import { ConnectionLost, PostroomError } from "./errors.js";
+import { ConnectionLost, PostroomError, report } from "./errors.js";
 
 /** Milliseconds between two tries, doubled each time, times a random number from 0.5 to 1. */
 const FIRST_REST = 250;
@@ -94,8 +94,9 @@ export class Link {
       clearTimeout(this.#timer);
       this.#tries = 0;
       this.#watchFor(text.heartbeat * 1000 * SILENT_BEATS);
-      this.#enter("open", null);
-      this.owner.welcome(text);
+      this.#state = "open";
+      this.owner.welcome(text); // before the application hears of it, and asks for more
+      this.#tell(null);
     } else if (text.type === "error") {
       this.#problem = new PostroomError(text.problem);
     } else {
@@ -153,6 +154,14 @@ export class Link {
 
   #enter(state, error) {
     this.#state = state;
-    this.#options.onState?.(state, error);
+    this.#tell(error);
+  }
+
+  #tell(error) {
+    try {
+      this.#options.onState?.(this.#state, error);
+    } catch (thrown) {
+      report(thrown);
+    }
   }
 }

@@ -1,5 +1,5 @@
 /** A reader of topics or of a named stream, which goes on where it stopped and says so when it cannot. */
-import { GapError, PostroomError } from "./errors.js";
+import { GapError, PostroomError, report } from "./errors.js";
 import { decode } from "./message.js";
 
 /** Messages that may wait for `for await`; the broker sends no more than that. */
@@ -116,11 +116,12 @@ export class Subscription {
     this.#wakeUp();
   }
 
-
+  /** A named stream repeats, after a loss, what was not committed. */
   #take(messages) {
     if (this.#credit !== undefined) this.#credit -= messages.length;
-    for (const raw of messages) {
-      if (!isAfter(raw.position, this.#received)) continue; // a named stream repeats what was not committed
+    const fresh = messages.filter((raw) => isAfter(raw.position, this.#received));
+    if (fresh.length < messages.length) this.grant(messages.length - fresh.length); // repeats take nobody's credit
+    for (const raw of fresh) {
       this.#received = raw.position;
       const message = decode(raw);
       if (!this.#on.onMessage) {
@@ -143,8 +144,7 @@ export class Subscription {
     try {
       this.#on[name]?.(argument, this);
     } catch (error) {
-      if (globalThis.reportError) globalThis.reportError(error);
-      else console.error(error);
+      report(error);
     }
   }
 }

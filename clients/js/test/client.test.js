@@ -108,6 +108,43 @@ test("for await goes on over a break, and takes no more than it has room for", a
   }
 });
 
+test("a named stream that repeats what was not committed goes on behind it", async (t) => {
+  const between = await proxy(t, URL_);
+  const name = topic();
+  const stream = name.replaceAll("/", "-");
+  await request("PUT", `/v1/subscriptions/${stream}`, { kind: "stream", topics: [name] });
+  const reader = client(t, {}, between.url);
+  await client(t).publishMany(Array.from({ length: 1000 }, (_, n) => ({ topic: name, body: n })));
+  let next = 0;
+  for await (const message of reader.subscribe(null, { subscription: stream })) {
+    assert.equal(message.body, next++);
+    if (next === 600) {
+      between.cut();
+      await until(() => reader.state === "waiting");
+      between.mend();
+    }
+    if (next === 1000) break;
+  }
+});
+
+test("what is asked as soon as the connection is told of is asked once", async (t) => {
+  const name = topic();
+  const [seen, ends, receipts] = [[], [], []];
+  const one = client(t, {
+    onState: (state) => {
+      if (state !== "open") throw new Error("mine");
+      one.subscribe(name, { onMessage: (m) => seen.push(m.body), onEnd: (end) => ends.push(end) });
+      one.publish(name, 1).then((receipt) => receipts.push(receipt));
+    },
+  });
+  t.mock.method(console, "error", () => {});
+  await until(() => receipts.length === 1);
+  await until(() => seen.length === 1);
+  await one.publish(name, 2);
+  await until(() => seen.length === 2);
+  assert.deepEqual([seen, ends, receipts[0].duplicate], [[1, 2], [], false]);
+});
+
 test("what cannot be recovered is said, never passed over", async (t) => {
   const one = client(t);
   const name = topic();
