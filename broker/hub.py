@@ -47,6 +47,8 @@ RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
 MAX_TOPICS = 20_000
 """Topics that a principal is remembered to be allowed to publish to."""
+MAX_FILTERS = 1_000
+"""Topic filters of one reader; each costs a look at every grant. Doors that read in the broker's name bound theirs."""
 PAGE_BYTES = 1 << 20
 """Of bodies in a page, unless its reader wants more; a single message may be larger."""
 
@@ -285,7 +287,7 @@ class Hub(Administration):
 
     def attach(self, principal: Principal, name: str, consumer: Consumer, filters: Sequence[str] = ()) -> Attachment:
         """Become a consumer of a subscription; it starts with no credit. Raises UNKNOWN_SUBSCRIPTION, FORBIDDEN."""
-        narrowed = [check_filter(text) for text in filters]
+        narrowed = _filters(principal, filters) if filters else []
         return self._reader(
             principal, [on_subscription(name)], consumer, lambda reader: self.engine.attach(name, reader, narrowed)
         )
@@ -300,7 +302,7 @@ class Hub(Administration):
         passing: bool = False,
     ) -> Attachment:
         """Replay and go on live, keeping nothing. Starts with no credit. `passing`: see the engine."""
-        checked = _filters(filters)
+        checked = _filters(principal, filters)
         return self._reader(
             principal,
             map(on_topic, checked),
@@ -310,7 +312,7 @@ class Hub(Administration):
 
     def tap(self, principal: Principal, filters: Sequence[str], consumer: Consumer) -> Attachment:
         """See messages pass; what exceeds the credit is skipped."""
-        checked = _filters(filters)
+        checked = _filters(principal, filters)
         return self._reader(
             principal, map(on_topic, checked), consumer, lambda reader: self.engine.tap(checked, reader)
         )
@@ -336,7 +338,7 @@ class Hub(Administration):
         self, principal: Principal, filters: Sequence[str], start: Start, limit: int, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """Replay a piece of the log."""
-        checked = _filters(filters)
+        checked = _filters(principal, filters)
         for text in checked:
             self.authorize(principal, Verb.CONSUME, on_topic(text))
         async with self._pages:
@@ -389,9 +391,11 @@ def _counted(principal: Principal) -> str | None:
     return None if principal == BROKER else principal.name
 
 
-def _filters(filters: Sequence[str]) -> list[str]:
+def _filters(principal: Principal, filters: Sequence[str]) -> list[str]:
     if not filters:
         raise BrokerError(Code.BAD_FILTER, "name at least one topic filter")
+    if len(filters) > MAX_FILTERS and principal is not BROKER:
+        raise BrokerError(Code.BAD_FILTER, f"name at most {MAX_FILTERS} topic filters; # stands for all topics below")
     return [check_filter(text) for text in filters]
 
 

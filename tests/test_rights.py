@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from broker.auth.grant import Verb, on_topic, parse_grant
-from broker.auth.principal import LOCAL, Principal
+from broker.auth.principal import BROKER, LOCAL, Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.position import EARLIEST, LATEST
 from broker.core.spec import parse_spec
 from broker.core.subscription import Outcome
 from broker.engine.base import Set, Settle, Unit
-from broker.hub import Hub, Outgoing
+from broker.hub import MAX_FILTERS, Hub, Outgoing
 from broker.limits import Limits
 from tests.engine.world import Worker, World, open_world
 from tests.protocols.native.client import make
@@ -186,6 +186,24 @@ async def test_the_brokers_own_keys_are_nobodys(tmp_path: Path, key: str) -> Non
             with pytest.raises(BrokerError):
                 hub.check_key(who, key, b"mine")
             assert await hub.keys(who, "") == []
+
+
+async def test_who_reads_by_more_filters_than_make_sense_is_refused_before_they_are_looked_at(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        hub, who, many = hub_of(world), ann("consume #", "consume subscription:q"), ["$bad"] * (MAX_FILTERS + 1)
+        await world.subscribe("q", "jobs")
+        works: list[Callable[[], object]] = [
+            lambda: hub.follow(who, many, EARLIEST, Worker()),
+            lambda: hub.tap(who, many, Worker()),
+            lambda: hub.attach(who, "q", Worker(), many),
+        ]
+        for work in works:
+            with pytest.raises(BrokerError, match=f"at most {MAX_FILTERS} topic filters"):
+                work()
+        with pytest.raises(BrokerError, match=f"at most {MAX_FILTERS} topic filters"):
+            await hub.read(who, many, EARLIEST, 1)
+        hub.follow(who, [f"a/{i}" for i in range(MAX_FILTERS)], EARLIEST, Worker()).detach()
+        hub.follow(BROKER, [f"a/{i}" for i in range(MAX_FILTERS + 1)], EARLIEST, Worker()).detach()
 
 
 # Rights that go

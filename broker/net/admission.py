@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Protocol
 
+from broker.auth.attempts import source_of
 from broker.auth.identity import Identity
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
@@ -102,13 +103,14 @@ class Admission:
             detail = f"{self.room} connections are open; close some or raise limits.max_connections"
             self._limited.hit("max_connections", "", detail)
             raise BrokerError(Code.OVERLOADED, detail)
-        self._check("address", connection.address, self._by_address, self._limits.max_connections_per_address)
+        source = source_of(connection.address)
+        self._check("address", source, self._by_address, self._limits.max_connections_per_address)
         if connection.principal is not None:
             self._check_principal(connection.principal)
         connection.id = f"{connection.door}-{next(self._numbers)}"
         connection.since = self._wall()
         self._connections[connection.id] = connection
-        self._by_address[connection.address] += 1
+        self._by_address[source] += 1
         self.identify(connection)
 
     def _check_principal(self, principal: Principal) -> None:
@@ -139,7 +141,7 @@ class Admission:
     def leave(self, connection: OpenConnection) -> None:
         """Give the place back."""
         del self._connections[connection.id]
-        _less(self._by_address, connection.address)
+        _less(self._by_address, source_of(connection.address))
         name = self._names.pop(connection.id, None)
         if name is not None:
             _less(self._by_principal, name)
@@ -163,8 +165,8 @@ class Admission:
         return self._connections.get(connection_id)
 
     def of_address(self, address: str) -> int:
-        """How many connections this address has."""
-        return self._by_address[address]
+        """How many connections this address has, of IPv6 with those beside it."""
+        return self._by_address[source_of(address)]
 
     def of_principal(self, name: str) -> int:
         """How many connections speak for this principal."""

@@ -70,6 +70,19 @@ def test_one_address_cannot_take_all() -> None:
     assert len(admission) == 3
 
 
+def test_one_client_of_ipv6_cannot_take_all_from_many_addresses() -> None:
+    admission = admission_of(max_connections_per_address=2)
+    clients = [Client(f"2001:db8::{i}") for i in (1, 2, 3)]
+    admission.admit(clients[0])
+    admission.admit(clients[1])
+    with pytest.raises(BrokerError, match=r"2001:db8:: has 2 "):
+        admission.admit(clients[2])
+    admission.admit(Client("2001:db8:1::1"))
+    admission.leave(clients[0])
+    admission.admit(clients[2])
+    assert admission.of_address("2001:db8::9") == 2
+
+
 def test_one_principal_cannot_take_all() -> None:
     admission = admission_of(max_connections_per_principal=2)
     ann = Principal("ann")

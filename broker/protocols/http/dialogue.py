@@ -13,7 +13,6 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.position import LATEST, Position, Start
 from broker.core.subscription import Delivery, Kind, Outcome
-from broker.core.topic import check_filter
 from broker.engine.base import Attachment, Receipt, Unit
 from broker.hub import Hub
 from broker.protocols.http.draft import outgoing
@@ -252,7 +251,7 @@ class Dialogue:
         if subscription.kind is not None:
             return self.hub.attach(self._principal, request["subscription"], subscription.follower, topics)
         start = Start.parse(request["from"]) if "from" in request else LATEST
-        return self.hub.follow(self._principal, [check_filter(text) for text in topics], start, subscription.follower)
+        return self.hub.follow(self._principal, topics, start, subscription.follower)
 
     def _start(self, request: Mapping[str, Any], subscription: Subscription, attachment: Attachment) -> dict[str, Any]:
         if subscription.kind is not Kind.QUEUE:

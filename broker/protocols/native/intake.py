@@ -237,7 +237,7 @@ class Intake:
         if type(parts) is not dict:
             raise BrokerError(Code.BAD_FRAME, "a unit is a map of publish, settle and set")
         count = len(parts.get("publish", ())) + len(parts.get("set", ()))
-        count += sum(len(entry[2]) for entry in parts.get("settle", ()))
+        count += sum(max(1, len(entry[2])) for entry in parts.get("settle", ()))
         if count > self._hub.limits.max_batch:
             raise BrokerError(Code.BAD_FRAME, f"a unit holds at most {self._hub.limits.max_batch} things to do")
 

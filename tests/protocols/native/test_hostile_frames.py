@@ -125,6 +125,14 @@ async def test_no_frame_harms_the_others(tmp_path: Path, frame: list[Any]) -> No
         assert len(worker.rows) <= 3
 
 
+async def test_a_unit_of_many_settles_of_nothing_is_too_large(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        client = await greeted(world)
+        client.say([wire.UNIT, 1, {"settle": [[1, "ack", []]] * (client.session.hub.limits.max_batch + 1)}])
+        assert client.heard[-1][:3] == [wire.ERROR, None, "bad_frame"]
+        assert client.session.closed
+
+
 @settings(max_examples=60)
 @given(frames=st.lists(FRAMES, min_size=1, max_size=12))
 async def test_no_course_of_frames_harms_the_others(
