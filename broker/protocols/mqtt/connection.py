@@ -20,6 +20,7 @@ from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.decoder import Decoder
 from broker.protocols.mqtt.codec.encoder import encode
 from broker.protocols.mqtt.codec.error import MqttError, forbidden
+from broker.protocols.mqtt.codec.fitting import Answer, encode_fitting
 from broker.protocols.mqtt.codec.packets import (
     NONE,
     V5,
@@ -41,7 +42,7 @@ from broker.protocols.mqtt.flow.aliases import AliasesIn
 from broker.protocols.mqtt.flow.keep_alive import GRACE, granted
 from broker.protocols.mqtt.flow.quota import Quota
 from broker.protocols.mqtt.gate import Gate
-from broker.protocols.mqtt.intake import Intake
+from broker.protocols.mqtt.intake import MAX_REASON, Intake
 from broker.protocols.mqtt.kept import escaped
 from broker.protocols.mqtt.sender import Sender
 from broker.protocols.mqtt.session import Session
@@ -79,6 +80,8 @@ class Connection(asyncio.Protocol):
         self.identified: Principal = NOBODY
         self.client = ""
         self.version = 0
+        self.largest = 0
+        """Packets over this many bytes are not sent; 0: any size."""
         self.decoder = Decoder(server.packet_limits)
         self.quota = Quota(UNTOLD)
         self.aliases = AliasesIn(0)
@@ -207,9 +210,15 @@ class Connection(asyncio.Protocol):
             self.error = BrokerError(Code.SLOW_READER)
             self.abort()
 
-    def send(self, packet: Packet) -> None:
-        """The same for a packet."""
-        self.write(encode(packet, self.version))
+    def send(self, packet: Answer) -> None:
+        """The same for an answer, as large and as wordy as the client wants it. [MQTT-3.1.2-24, 3.1.2-29]"""
+        written = self.written(packet)
+        if written is not None:
+            self.write(written)
+
+    def written(self, packet: Answer) -> bytes | None:
+        """An answer in bytes; None when the client does not take one of its size."""
+        return encode_fitting(packet, self.version, self.largest, problems=self._explains)
 
     def commit(self, unit: Unit, then: bytes) -> None:
         """Write these bytes once the unit is on disk."""
@@ -239,10 +248,6 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
             if self._silence is not None:
                 self._silence.end(self)
-
-    def why(self, error: BrokerError) -> Properties:
-        """The reason in words, for who wants them. [MQTT-3.1.2-29]"""
-        return {"reason_string": error.text[:1_000]} if self._explains else NONE
 
     # In
 
@@ -341,6 +346,7 @@ class Connection(asyncio.Protocol):
         self.version = packet.version
         properties = packet.properties
         self._explains = bool(properties.get("request_problem_information", 1))
+        self.largest = properties.get("maximum_packet_size", 0)
         if "authentication_method" in properties:
             raise MqttError(Reason.BAD_AUTHENTICATION_METHOD, "there is no extended authentication here")
         self.client = packet.client_id or f"auto-{uuid4().hex}"
@@ -409,7 +415,7 @@ class Connection(asyncio.Protocol):
             server.encoded,
             self.write,
             version=packet.version,
-            largest=asked.get("maximum_packet_size", UNBOUNDED),
+            largest=self.largest or UNBOUNDED,
             aliases=min(asked.get("topic_alias_maximum", 0), server.options.topic_alias_maximum),
         )
         session.connect(self, sender, window)
@@ -425,7 +431,11 @@ class Connection(asyncio.Protocol):
         if keep_alive:
             self._silence = server.silence(keep_alive * GRACE)
             self._silence.begin(self)
-        self.send(Connack(Reason.SUCCESS, present, self._told(packet, keep_alive)))
+        welcome = self.written(Connack(Reason.SUCCESS, present, self._told(packet, keep_alive)))
+        if welcome is None:
+            self.fail(MqttError(Reason.PACKET_TOO_LARGE, f"the answer to CONNECT is over {self.largest} bytes"))
+            return
+        self.write(welcome)
         session.send_again()
 
     def _told(self, packet: Connect, keep_alive: int) -> Properties:
@@ -501,29 +511,36 @@ class Connection(asyncio.Protocol):
             return
         if farewell:
             self.transport.write(farewell)
-        if farewell and self.transport.can_write_eof():
+        if farewell and self._half_closed():
             # A socket that is closed over unread bytes takes the farewell along: what comes is read and thrown away.
-            self.transport.write_eof()
             if self._held:
                 self.transport.resume_reading()
             self._linger = self.server.loop.call_later(LINGER, self.transport.abort)
         else:
             self.transport.close()
 
+    def _half_closed(self) -> bool:
+        """Say that nothing more comes; False where that cannot be said, or nobody is there to hear it."""
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                return True
+        except OSError:
+            pass
+        return False
+
     def _farewell(self, error: BrokerError) -> bytes:
         reason = error.reason if isinstance(error, MqttError) else Reason(error.kind.mqtt)
+        properties: Properties = {"reason_string": error.text[:MAX_REASON]} if self.version == V5 else NONE
         if self._begun:
-            if self.version != V5:
-                return b""
             told = reason if reason in FROM_SERVER[Kind.DISCONNECT] else Reason.UNSPECIFIED_ERROR
-            return encode(Disconnect(told, {"reason_string": error.text[:1_000]} if self._explains else NONE), V5)
+            return (self.version == V5 and self.written(Disconnect(told, properties))) or b""
         if reason is Reason.UNSUPPORTED_PROTOCOL_VERSION:
             return encode(Connack(reason), V311)
         if not self.version or (self.version != V5 and reason in _UNSPEAKABLE):
             return b""
         told = reason if reason in FROM_SERVER[Kind.CONNACK] else Reason.UNSPECIFIED_ERROR
-        properties: Properties = {"reason_string": error.text[:1_000]} if self.version == V5 else NONE
-        return encode(Connack(told, False, properties), self.version)
+        return self.written(Connack(told, False, properties)) or b""
 
     def _end(self, *, willing: bool) -> None:
         """Let go of everything that it holds; once."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _plain = Struct(">BBH").pack
 PUBACK, PUBREC = 0x40, 0x50
+MAX_REASON = 1_000
+"""Characters of a reason in words."""
 Answers = list[int | bytes]
 """What a commit answers, in order: the identifier of a message with QoS 1, that of one with QoS 2 as a negative number,
 or a packet."""
@@ -168,8 +170,8 @@ class Intake:
         reason = Reason(error.kind.mqtt)
         if reason not in FROM_SERVER[kind]:
             reason = Reason.QUOTA_EXCEEDED if error.kind.http in (429, 503) else Reason.IMPLEMENTATION_SPECIFIC_ERROR
-        properties = self._connection.why(error)
-        return encode(Ack(kind, (packet_id,), reason, properties), V5)
+        said: Properties = {"reason_string": error.text[:MAX_REASON]}
+        return self._connection.written(Ack(kind, (packet_id,), reason, said)) or b""
 
     # What becomes of it
 

@@ -36,6 +36,8 @@ class Vector:
     connects: bool
     closes: bool
     steps: tuple[tuple[str, bytes], ...]
+    others: tuple[tuple[int, str, bytes, int], ...] = ()
+    """What another client publishes: before which step, topic, payload, QoS."""
 
     def __str__(self) -> str:
         return f"{self.file}/{self.group}/{self.name}"
@@ -57,7 +59,17 @@ def _group(file: str, group: dict[str, Any]) -> Iterator[Vector]:
             test.get("connect", group.get("connect", True)),
             test.get("expect_disconnect", True),
             tuple((m["type"], payload(m["payload"])) for m in test["msgs"] if m["type"] in ("send", "recv")),
+            tuple(_others(test["msgs"])),
         )
+
+
+def _others(messages: list[dict[str, Any]]) -> Iterator[tuple[int, str, bytes, int]]:
+    at = 0
+    for message in messages:
+        if message["type"] == "external_publish":
+            yield at, message["topic"], message["payload"].encode(), message["qos"]
+        else:
+            at += 1
 
 
 def payload(text: str) -> bytes:
