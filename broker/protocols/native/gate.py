@@ -43,8 +43,7 @@ class Gate:
 
     def taken(self, uncommitted: int) -> None:
         """A unit was handed in; so many bytes of this connection wait for their commit now."""
-        if uncommitted > self._limits.max_uncommitted_per_connection:
-            self._stop_reading("backlog")
+        self.waits(uncommitted)
         error = self._flow.pause(self._session.counted, self._session.sender)
         if error is None:
             return
@@ -55,6 +54,11 @@ class Gate:
         else:
             return
         self._slow(error)
+
+    def waits(self, uncommitted: int) -> None:
+        """The same for one that publishes nothing."""
+        if uncommitted > self._limits.max_uncommitted_per_connection:
+            self._stop_reading("backlog")
 
     def answered(self, uncommitted: int) -> None:
         """Some of it was committed."""

@@ -21,6 +21,8 @@ _BYTES = {bytes}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 ATOMIC = 1
 MAX_OFFSETS = 65_536
+UNIT_BYTES = 1_024
+"""About what a unit takes in memory beside what it holds."""
 
 
 class Intake:
@@ -158,7 +160,7 @@ class Intake:
 
     def _commit(self, unit: Unit, marks: list[tuple[int, int, int]], last: int) -> None:
         first = marks[0][0]
-        size = unit.weight()
+        size = unit.weight() + UNIT_BYTES
 
         def done(receipt: Receipt) -> None:
             self._confirmed(first, last, marks, size, receipt)
@@ -188,9 +190,24 @@ class Intake:
                 raise
             done(Receipt(error=error))  # the engine answered all that was under way when it failed
 
-    def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
+    def after(self, done: Callable[[Receipt], object]) -> None:
+        """Call back when all that came so far is on disk, settles too."""
+        self.submit()
+
+        def answered(receipt: Receipt) -> None:
+            self._answered(UNIT_BYTES)
+            done(receipt)
+
+        self._hub.commit(Unit(sender=self._session.sender, done=answered))
+        self._uncommitted += UNIT_BYTES
+        self._session.gate.waits(self._uncommitted)
+
+    def _answered(self, size: int) -> None:
         self._uncommitted -= size
         self._session.gate.answered(self._uncommitted)
+
+    def _confirmed(self, first: int, last: int, marks: list[tuple[int, int, int]], size: int, receipt: Receipt) -> None:
+        self._answered(size)
         if receipt.error is not None:
             if last >= first:
                 self._refuse(first, last - first + 1, receipt.error)

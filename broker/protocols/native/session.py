@@ -328,8 +328,7 @@ class Session:
             else:
                 self.send(wire.ERROR, request, receipt.error.code.value, receipt.error.text)
 
-        self.intake.submit()
-        self.hub.commit(Unit(sender=self.sender, done=done))
+        self.intake.after(done)
 
     def _extend(self, frame: Frame) -> None:
         tie = self._tie(frame[1])
@@ -375,8 +374,7 @@ class Session:
         self.shell.request(number, verb, arguments or {})
 
     def _goodbye(self, _: Frame) -> None:
-        self.intake.submit()
-        self.hub.commit(Unit(sender=self.sender, done=lambda _: self.close()))
+        self.intake.after(lambda _: self.close())
 
 
 def _credentials(info: dict[str, Any]) -> Credentials | None:

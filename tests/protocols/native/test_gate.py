@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.limits import Limits
@@ -211,3 +213,22 @@ async def test_who_is_dismissed_while_slowed_keeps_nothing(tmp_path: Path) -> No
         client.session.dismiss(BrokerError(Code.DISMISSED))  # the socket ends when the client has read that
         assert client.session.kept == 0
         assert client.session.hub.flow.blocked == 0
+
+
+@pytest.mark.parametrize("frame", [[wire.SETTLE, 1, "ack", [], None, 7], [wire.UNIT, 0, {}]], ids=["settle", "unit"])
+async def test_what_is_next_to_nothing_piles_up_before_the_disk_as_little_as_what_is_large(
+    tmp_path: Path, frame: list[Any]
+) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        await world.subscribe("q", "jobs")
+        hub = hub_of(world, max_uncommitted_per_connection=1 << 16)
+        client = Wire(world, hub)
+        client.say(HELLO, [wire.ATTACH, 1, "q"])
+        frames = [[frame[0], i, *frame[2:]] if frame[0] == wire.UNIT else frame for i in range(1, 101)]
+        client.say(*frames[:50])
+        assert client.reading
+        client.say(*frames[50:])
+        assert not client.reading
+        await world.quiet()
+        assert client.reading
+        assert len(told(client, wire.REPLY, wire.CONFIRM)) == 100
