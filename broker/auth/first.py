@@ -24,5 +24,14 @@ async def make_admin(directory: Directory, folder: Path) -> Path:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+    _sync(folder)  # an admin whose file a power cut takes would be one whom nobody can be
     await directory.add_grants(NAME, (EVERYTHING,))
     return path
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,5 +1,6 @@
 """Principals with their tokens, grants and passwords, on a real engine: kept, changed, ended, expired."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -247,3 +248,20 @@ async def test_without_its_file_the_first_token_is_no_admins(tmp_path: Path) -> 
         with pytest.raises(OSError):
             await make_admin(directory, tmp_path / "not there")
         assert not directory.has_admin()
+
+
+async def test_the_file_is_in_its_folder_for_good_before_its_token_is_an_admins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (_, directory, _told):
+        synced: list[tuple[str, bool]] = []
+        real = os.fsync
+
+        def fsync(fd: int) -> None:
+            real(fd)
+            synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), directory.has_admin()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        path = await make_admin(directory, tmp_path)
+        assert synced == [(str(path), False), (str(tmp_path), False)]
+        assert directory.has_admin()

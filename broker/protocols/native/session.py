@@ -176,6 +176,7 @@ class Session:
 
     def _let_go(self, *, lost: bool) -> None:
         self.gate.lost()
+        self.reader = wire.FrameReader(0)  # what it began to send is of no use, and no longer kept
         ties, self.ties = self.ties, {}
         for tie in ties.values():
             tie.end(lost=lost)
