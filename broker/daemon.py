@@ -355,6 +355,7 @@ class Daemon:
         return [
             gauge("build_info", "The program that runs; always 1", ("version", "python"), build),
             *self._doors.figures(),
+            *self._mqtt.figures(),
             *self._webhooks.figures(),
             *drop_figures([folder.status() for folder in self._drops.values()]),
         ]

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from broker.auth.identity import Credentials, Identity, credentials_of
+from broker.auth.identity import Credentials, Identity
 from broker.auth.principal import NOBODY, Principal
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Receipt, Unit
@@ -39,11 +39,11 @@ from broker.protocols.mqtt.codec.packets import (
 )
 from broker.protocols.mqtt.codec.reasons import FROM_SERVER
 from broker.protocols.mqtt.flow.aliases import AliasesIn
-from broker.protocols.mqtt.flow.keep_alive import GRACE, granted
+from broker.protocols.mqtt.flow.keep_alive import GRACE
 from broker.protocols.mqtt.flow.quota import Quota
 from broker.protocols.mqtt.gate import Gate
+from broker.protocols.mqtt.greeting import credentials_in, expiry_of, keep_alive_of, promises, unproven
 from broker.protocols.mqtt.intake import MAX_REASON, Intake
-from broker.protocols.mqtt.kept import escaped
 from broker.protocols.mqtt.sender import Sender
 from broker.protocols.mqtt.session import Session
 
@@ -56,7 +56,7 @@ LINGER = 2.0
 """Seconds for a client to read why it is let go; meanwhile what it sends is thrown away."""
 MAX_CLIENT_ID = 1_024
 UNTOLD = 65_535
-"""What a client may have unanswered whom we cannot tell less, and how large its packets may be if it does not say."""
+"""What a client may have unanswered whom we cannot tell less, and what it takes if it does not say."""
 UNBOUNDED = 1 << 28
 _UNSPEAKABLE = (Reason.MALFORMED_PACKET, Reason.PROTOCOL_ERROR, Reason.PACKET_TOO_LARGE)
 """What a CONNACK of older versions has no word for, and which ends the connection there without one."""
@@ -352,12 +352,12 @@ class Connection(asyncio.Protocol):
         self.client = packet.client_id or f"auto-{uuid4().hex}"
         if len(self.client.encode()) > MAX_CLIENT_ID:
             raise MqttError(Reason.CLIENT_IDENTIFIER_NOT_VALID, f"it has more than {MAX_CLIENT_ID} bytes")
-        credentials = _credentials(packet)
+        credentials = credentials_in(packet)
         keeper = self.server.doorkeeper
         try:
             identity = keeper.check(keeper.greet(here=is_here(self.address), names=self.peer_names), credentials)
         except BrokerError as error:
-            raise _unproven(error, credentials) from None
+            raise unproven(error, credentials) from None
         if identity is not None:
             self._identified(packet, identity)
         elif credentials is not None:
@@ -373,7 +373,7 @@ class Connection(asyncio.Protocol):
         except MqttError:
             raise
         except BrokerError as error:
-            raise _unproven(error, credentials) from None
+            raise unproven(error, credentials) from None
 
     def _identified(self, packet: Connect, identity: Identity) -> None:
         """It is known who speaks: now the session."""
@@ -382,7 +382,7 @@ class Connection(asyncio.Protocol):
         self.server.admission.identify(self)
         if packet.will is not None:
             self.server.sessions.wills.check(self.identified, packet.will)
-        expiry = self._expiry(packet)
+        expiry = expiry_of(packet, self.server.options)
         session = self.server.sessions.open_now(self.client, self.identified, packet, expiry)
         if session is not None:
             self.begin(session, packet, present=False)
@@ -395,19 +395,19 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             self._after_begin()
 
-    def _expiry(self, packet: Connect) -> int:
-        """Seconds that the session is kept. [MQTT-3.1.2-23]"""
-        most = self.server.options.max_session_expiry // 1000
-        if packet.version != V5:
-            return 0 if packet.clean_start else most
-        return min(packet.properties.get("session_expiry", 0), most)
-
     def begin(self, session: Session, packet: Connect, *, present: bool) -> None:
         """The session is there: CONNACK. [MQTT-3.1.4-5, 3.2.0-1]"""
         server, asked = self.server, packet.properties
+        options = server.options
+        keep_alive = keep_alive_of(packet, options)
+        largest = server.packet_limits.max_packet
+        told = promises(packet, options, self.client, session.expiry, keep_alive, largest)
+        welcome = self.written(Connack(Reason.SUCCESS, present, told))
+        if welcome is None:
+            raise MqttError(Reason.PACKET_TOO_LARGE, f"the answer to CONNECT is over {self.largest} bytes")
         self.session = session
         self.gate = Gate(self)
-        window = min(asked.get("receive_maximum", UNTOLD), server.options.inflight)
+        window = min(asked.get("receive_maximum", UNTOLD), options.inflight)
         session.renew(window)
         sender = Sender(
             session,
@@ -416,48 +416,20 @@ class Connection(asyncio.Protocol):
             self.write,
             version=packet.version,
             largest=self.largest or UNBOUNDED,
-            aliases=min(asked.get("topic_alias_maximum", 0), server.options.topic_alias_maximum),
+            aliases=min(asked.get("topic_alias_maximum", 0), options.topic_alias_maximum),
         )
         session.connect(self, sender, window)
         self.intake = Intake(self)
         self._begun = True
         if packet.version == V5:
-            self.quota = Quota(server.options.receive_maximum)
-            self.aliases = AliasesIn(server.options.topic_alias_maximum)
-        keep_alive = packet.keep_alive
-        if packet.version == V5:
-            keep_alive = granted(packet.keep_alive, server.options.max_keep_alive // 1000)
+            self.quota = Quota(options.receive_maximum)
+            self.aliases = AliasesIn(options.topic_alias_maximum)
         server.connecting.end(self)
         if keep_alive:
             self._silence = server.silence(keep_alive * GRACE)
             self._silence.begin(self)
-        welcome = self.written(Connack(Reason.SUCCESS, present, self._told(packet, keep_alive)))
-        if welcome is None:
-            self.fail(MqttError(Reason.PACKET_TOO_LARGE, f"the answer to CONNECT is over {self.largest} bytes"))
-            return
         self.write(welcome)
         session.send_again()
-
-    def _told(self, packet: Connect, keep_alive: int) -> Properties:
-        """What a client of MQTT 5 must know of us."""
-        if packet.version != V5:
-            return NONE
-        options = self.server.options
-        told: Properties = {
-            "receive_maximum": options.receive_maximum,
-            "maximum_packet_size": self.server.packet_limits.max_packet,
-        }
-        if options.topic_alias_maximum:
-            told["topic_alias_maximum"] = options.topic_alias_maximum
-        if self.session.expiry != packet.properties.get("session_expiry", 0):
-            told["session_expiry"] = self.session.expiry
-        if not packet.client_id:
-            told["assigned_client_id"] = self.client
-        if keep_alive != packet.keep_alive:
-            told["server_keep_alive"] = keep_alive
-        if packet.properties.get("request_response_information"):
-            told["response_information"] = f"$reply/{escaped(self.client)}"
-        return told
 
     def _after_begin(self) -> None:
         """CONNACK was sent: begin to read for it, and take what it sent meanwhile."""
@@ -554,15 +526,3 @@ class Connection(asyncio.Protocol):
         if self._begun:
             self.gate.lost()
             self.server.sessions.lost(self.session, self, willing=willing)
-
-
-def _credentials(packet: Connect) -> Credentials | None:
-    if packet.username is None and packet.password is None:
-        return None
-    return credentials_of(packet.username or "", (packet.password or b"").decode(errors="replace"))
-
-
-def _unproven(error: BrokerError, credentials: Credentials | None) -> BrokerError:
-    """Who says nothing hears that it is not allowed; who says something, that it is wrong."""
-    wrong = error.code is Code.UNAUTHENTICATED and credentials is not None
-    return MqttError(Reason.BAD_USER_NAME_OR_PASSWORD, error.detail) if wrong else error

@@ -45,8 +45,7 @@ class Intake:
         self._version = connection.version
         self._max_body = self._hub.limits.max_body
         self._uncommitted = 0
-        self.refused = 0
-        """Messages that were not taken."""
+        self._counts = connection.server.counts
         self._begin()
 
     def _begin(self) -> None:
@@ -148,7 +147,7 @@ class Intake:
         """A client of MQTT 5 is told in the answer. An older one cannot be told [MQTT-3.3.5-2]: what it sends to topics
         that are nobody's to publish to is dropped, as 4.7.2 advises; else it is let go, so that it does not believe
         that a message is safe which is not."""
-        self.refused += 1
+        self._counts["refused"] += 1
         if not qos:
             return
         if self._version == V5:
@@ -203,7 +202,7 @@ class Intake:
         try:
             self._hub.relay(self._principal, passing, self._session)
         except BrokerError:
-            self.refused += len(passing)
+            self._counts["refused"] += len(passing)
 
     def _done(self, answers: Answers, retained: list[tuple[int, Draft]], weight: int) -> Callable[[Receipt], None]:
         def done(receipt: Receipt) -> None:
@@ -239,7 +238,7 @@ class Intake:
 
     def _failed(self, answers: Answers, error: BrokerError) -> None:
         """Nothing of the unit was done."""
-        self.refused += len(answers)
+        self._counts["refused"] += len(answers)
         told = self._version == V5 and not error.kind.closes
         pieces: list[bytes] = []
         for entry in answers:

@@ -49,6 +49,8 @@ class Encoded:
     def __init__(self) -> None:
         self._starts: dict[tuple[int, str, int], bytes] = {}
         self._heard: dict[int, tuple[Row, Heard, Fanout]] = {}
+        self.oversized = 0
+        """Messages that were too large for a client."""
 
     def start(self, head: int, topic: str, size: int) -> bytes:
         """A packet's beginning up to its topic, `size` bytes before its end."""
@@ -97,8 +99,6 @@ class Sender:
     ) -> None:
         self.full = False
         self.closed = False
-        self.skipped = 0
-        """Messages that were too large for the client."""
         self._session = session
         self._hub = hub
         self._encoded = encoded
@@ -236,7 +236,7 @@ class Sender:
         alias, named = (0, True) if self._aliases is None else self._aliases.alias(row[1])
         size = len(fanout.packet(self._version, qos, retain, 1, alias=alias, named=named, own=own_properties))
         if size > self._largest:
-            self.skipped += 1
+            self._encoded.oversized += 1
             done.append(offset)
             return True
         packet_id = 0

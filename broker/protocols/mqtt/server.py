@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from broker.auth.doorkeeper import Doorkeeper, Trusting
@@ -14,6 +15,7 @@ from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.handshake import Listener, accept
 from broker.net.tls import Tls
+from broker.observe.metrics import Figures, counter, gauge
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.dialect import Limits
 from broker.protocols.mqtt.codec.error import MqttError
@@ -59,6 +61,7 @@ class MqttServer:
         self.subscribing = Subscribing(hub, options, self.sessions, self.retained)
         self.encoded = Encoded()
         self.connections: set[Connection] = set()
+        self.counts: Counter[str] = Counter()
         self.loop: asyncio.AbstractEventLoop
         self.connecting: Deadlines[Connection]
         self._silences: dict[float, Deadlines[Connection]] = {}
@@ -126,6 +129,23 @@ class MqttServer:
             "retained_bytes": self.retained.size,
             "wills": len(self.sessions.wills),
         }
+
+    def figures(self) -> list[Figures]:
+        """The same for `/metrics`, with what was refused and passed over since the start."""
+        status = self.status()
+        texts = {
+            "sessions": "MQTT sessions, connected or kept",
+            "shared_subscriptions": "Groups of shared subscriptions",
+            "retained": "Retained messages",
+            "retained_bytes": "Bytes that retained messages take",
+            "wills": "Wills of connected clients, and those that are due",
+        }
+        gauges = [gauge(f"mqtt_{name}", text, (), {(): status[name]}) for name, text in texts.items()]
+        return [
+            *gauges,
+            counter("mqtt_refused", "Messages of MQTT clients that were not taken", (), {(): self.counts["refused"]}),
+            counter("mqtt_oversized", "Messages that were too large for a client", (), {(): self.encoded.oversized}),
+        ]
 
     def drain(self) -> None:
         """Accept no one, and send everybody away: sessions and wills are kept for the next start."""

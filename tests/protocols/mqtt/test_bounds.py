@@ -37,6 +37,7 @@ async def test_a_packet_over_the_maximum(tmp_path: Path) -> None:
         assert (await client.hear(Disconnect)).reason is Reason.PACKET_TOO_LARGE
 
 
+@pytest.mark.statement("MQTT-4.13.1-1")
 async def test_the_farewell_is_read_although_more_was_sent(door: Door) -> None:
     client = await door.connect("c")
     client.write(Publish("a", b"", 0, properties={"topic_alias": 9}))
@@ -66,6 +67,7 @@ async def test_so_many_sessions_and_no_more(tmp_path: Path) -> None:
         assert (await client.hear(Connack)).reason is Reason.QUOTA_EXCEEDED
 
 
+@pytest.mark.statement("MQTT-3.2.2-22")
 async def test_server_keep_alive_and_silence(tmp_path: Path) -> None:
     async with open_door(tmp_path, MqttOptions(max_keep_alive="1s")) as door:
         for asked in (0, 100):
@@ -83,6 +85,7 @@ async def test_the_session_expiry_is_bounded_and_told(tmp_path: Path) -> None:
         assert "session_expiry" not in (await door.connect("d", expiry=30)).connack.properties
 
 
+@pytest.mark.statement("MQTT-3.1.2-29")
 async def test_reason_strings_are_for_who_wants_them(door: Door) -> None:
     for wants in (0, 1):
         client = await door.connect(f"c{wants}", request_problem_information=wants)
@@ -90,6 +93,7 @@ async def test_reason_strings_are_for_who_wants_them(door: Door) -> None:
         assert ("reason_string" in (await client.hear(Ack)).properties) is bool(wants)
 
 
+@pytest.mark.statement("MQTT-3.1.2-28")
 async def test_response_information_is_for_who_asks(door: Door) -> None:
     client = await door.connect("me", request_response_information=1)
     answers = client.connack.properties["response_information"]
@@ -100,12 +104,14 @@ async def test_response_information_is_for_who_asks(door: Door) -> None:
     assert "response_information" not in other.connack.properties
 
 
+@pytest.mark.statement("MQTT-4.12.0-1")
 async def test_extended_authentication_is_not_spoken(door: Door) -> None:
     client = await door.dial()
     client.write(Connect(V5, "c", properties={"authentication_method": "SCRAM"}))
     assert (await client.hear(Connack)).reason is Reason.BAD_AUTHENTICATION_METHOD
 
 
+@pytest.mark.statement("MQTT-3.1.2-2", "MQTT-3.2.2-7")
 async def test_an_unknown_version_is_told(door: Door) -> None:
     client = await door.dial(V311)
     client.raw(bytes.fromhex("100d00044d51545409020000000161"))

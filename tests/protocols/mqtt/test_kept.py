@@ -16,6 +16,7 @@ async def kept(door: Door, version: int = V5, client_id: str = "kept", **options
 
 
 @pytest.mark.parametrize("version", [V311, V5])
+@pytest.mark.statement("MQTT-3.1.2-5", "MQTT-3.1.2-23", "MQTT-3.1.3-2", "MQTT-3.2.2-3", "MQTT-4.5.0-1")
 async def test_what_comes_while_a_client_is_away_waits(door: Door, version: int) -> None:
     client, writer = await kept(door, version, present=False), await door.connect("w")
     await client.subscribe("a/#", qos=2)
@@ -40,6 +41,7 @@ async def test_it_outlives_the_process(door: Door) -> None:
     assert (packet.payload, packet.properties["subscription_ids"]) == (b"x", [4])
 
 
+@pytest.mark.statement("MQTT-3.1.2-4", "MQTT-3.1.4-4", "MQTT-3.2.2-2")
 async def test_clean_start_begins_anew(door: Door) -> None:
     client, writer = await kept(door), await door.connect("w")
     await client.subscribe("a")
@@ -52,6 +54,7 @@ async def test_clean_start_begins_anew(door: Door) -> None:
     assert not [info for info in door.hub.engine.subscriptions() if info.spec.name.startswith("mqtt/")]
 
 
+@pytest.mark.statement("MQTT-4.1.0-2")
 async def test_a_session_expires(door: Door) -> None:
     client = await kept(door, expiry=60)
     await client.subscribe("a")
@@ -88,6 +91,7 @@ async def test_the_expiry_may_change_with_disconnect(door: Door) -> None:
 
 
 @pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.statement("MQTT-3.3.1-1", "MQTT-4.4.0-1")
 async def test_what_was_not_answered_comes_again_with_its_identifier(door: Door, qos: int) -> None:
     client, writer = await kept(door), await door.connect("w")
     await client.subscribe("a", qos=2)
@@ -108,6 +112,7 @@ async def test_what_was_not_answered_comes_again_with_its_identifier(door: Door,
     await client.nothing()
 
 
+@pytest.mark.statement("MQTT-4.3.3-3", "MQTT-4.3.3-4", "MQTT-4.3.3-5", "MQTT-4.3.3-6")
 async def test_qos_2_goes_on_after_a_crash_with_the_same_identifier(door: Door) -> None:
     client, writer = await kept(door), await door.connect("w")
     await client.subscribe("a", qos=2)

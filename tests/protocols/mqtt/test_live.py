@@ -32,6 +32,16 @@ VERSIONS = (V31, V311, V5)
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("published", [0, 1, 2])
 @pytest.mark.parametrize("wanted", [0, 1, 2])
+@pytest.mark.statement(
+    "MQTT-2.2.1-4",
+    "MQTT-4.3.1-1",
+    "MQTT-4.3.2-1",
+    "MQTT-4.3.2-2",
+    "MQTT-4.3.2-4",
+    "MQTT-4.3.3-1",
+    "MQTT-4.3.3-2",
+    "MQTT-4.3.3-8",
+)
 async def test_a_message_comes_with_the_lower_of_both_qos(
     door: Door, version: int, published: int, wanted: int
 ) -> None:
@@ -64,6 +74,7 @@ async def test_qos_0_that_nobody_needs_later_is_not_in_the_log(door: Door) -> No
     assert not (await door.hub.read(LOCAL, ["a/#"], EARLIEST, 10)).rows
 
 
+@pytest.mark.statement("MQTT-4.6.0-5", "MQTT-4.6.0-6")
 async def test_many_in_one_read_are_answered_in_order(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a/#", qos=1)
@@ -72,6 +83,7 @@ async def test_many_in_one_read_are_answered_in_order(door: Door) -> None:
     assert await reader.bodies(200) == [str(i) for i in range(1, 201)]
 
 
+@pytest.mark.statement("MQTT-4.3.3-10", "MQTT-4.3.3-11", "MQTT-4.3.3-12")
 async def test_a_message_is_stored_once_when_qos_2_is_sent_again(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a", qos=2)
@@ -95,6 +107,7 @@ async def test_an_unknown_pubrel_is_answered(door: Door) -> None:
 
 
 @pytest.mark.parametrize("version", [V311, V5])
+@pytest.mark.statement("MQTT-3.3.4-2", "MQTT-3.3.4-3")
 async def test_overlapping_filters_bring_a_message_once_at_the_highest_qos(door: Door, version: int) -> None:
     reader, writer = await door.connect("r", version), await door.connect("w", version)
     await reader.subscribe("a/#", qos=2, identifier=3 if version == V5 else 0)
@@ -108,6 +121,7 @@ async def test_overlapping_filters_bring_a_message_once_at_the_highest_qos(door:
     await reader.nothing()
 
 
+@pytest.mark.statement("MQTT-3.8.4-3")
 async def test_a_filter_put_again_replaces_itself(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a", qos=2, identifier=1)
@@ -118,6 +132,7 @@ async def test_a_filter_put_again_replaces_itself(door: Door) -> None:
     await reader.nothing()
 
 
+@pytest.mark.statement("MQTT-3.8.3-3")
 async def test_no_local_spares_the_publisher_alone(door: Door) -> None:
     both, other = await door.connect("both"), await door.connect("other")
     await both.subscribe("a", no_local=True)
@@ -138,6 +153,7 @@ async def test_an_overlapping_filter_without_no_local_brings_it(door: Door) -> N
     assert packet.properties["subscription_ids"] == [2]
 
 
+@pytest.mark.statement("MQTT-2.2.1-6", "MQTT-3.10.4-1", "MQTT-3.10.4-4", "MQTT-3.10.4-5", "MQTT-3.11.3-1")
 async def test_unsubscribed_is_not_delivered(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a", "b")
@@ -149,6 +165,9 @@ async def test_unsubscribed_is_not_delivered(door: Door) -> None:
     await reader.nothing()
 
 
+@pytest.mark.statement(
+    "MQTT-3.3.2-4", "MQTT-3.3.2-15", "MQTT-3.3.2-16", "MQTT-3.3.2-17", "MQTT-3.3.2-18", "MQTT-3.3.2-20"
+)
 async def test_what_a_publisher_says_of_a_message_arrives_unchanged(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a")
@@ -183,6 +202,7 @@ async def test_other_doors_and_mqtt_understand_one_another(door: Door) -> None:
     assert (message.headers, message.content_type, message.expires_at) == ({"h": "v"}, "t", row[2] + 3_000)
 
 
+@pytest.mark.statement("MQTT-3.3.2-5", "MQTT-3.3.2-6")
 async def test_an_expired_message_is_not_delivered(door: Door) -> None:
     reader, writer = await door.connect("r", receive_maximum=1), await door.connect("w")
     await reader.subscribe("a")
@@ -196,6 +216,7 @@ async def test_an_expired_message_is_not_delivered(door: Door) -> None:
     assert (packet.payload, packet.properties["message_expiry"]) == (b"long", 6)
 
 
+@pytest.mark.statement("MQTT-4.9.0-1", "MQTT-4.9.0-2")
 async def test_receive_maximum_bounds_what_is_sent(door: Door) -> None:
     reader, writer = await door.connect("r", receive_maximum=3), await door.connect("w")
     await reader.subscribe("a", qos=2)
@@ -208,6 +229,7 @@ async def test_receive_maximum_bounds_what_is_sent(door: Door) -> None:
     assert await reader.bodies(5) == ["3", "4", "5", "6", "7"]
 
 
+@pytest.mark.statement("MQTT-3.3.4-8")
 async def test_our_receive_maximum_is_kept(tmp_path: Path) -> None:
     async with open_door(tmp_path, MqttOptions(receive_maximum=2)) as door:
         writer = await door.connect("w")
@@ -217,6 +239,7 @@ async def test_our_receive_maximum_is_kept(tmp_path: Path) -> None:
         await writer.closed()
 
 
+@pytest.mark.statement("MQTT-3.1.2-27")
 async def test_topic_aliases_of_a_publisher(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a/#")
@@ -231,6 +254,7 @@ async def test_topic_aliases_of_a_publisher(door: Door) -> None:
     assert (await writer.hear(Disconnect)).reason is Reason.PROTOCOL_ERROR
 
 
+@pytest.mark.statement("MQTT-3.1.2-26")
 async def test_topic_aliases_for_a_reader_that_takes_them(door: Door) -> None:
     reader, writer = await door.connect("r", topic_alias_maximum=1), await door.connect("w")
     await reader.subscribe("a/#", qos=2)
@@ -240,6 +264,7 @@ async def test_topic_aliases_for_a_reader_that_takes_them(door: Door) -> None:
     assert [(packet.topic, packet.properties["topic_alias"]) for packet in taken] == [("a/b", 1), ("", 1), ("", 1)]
 
 
+@pytest.mark.statement("MQTT-3.1.2-24", "MQTT-3.1.2-25")
 async def test_a_packet_over_the_readers_maximum_is_passed_over(door: Door) -> None:
     reader, writer = await door.connect("r", maximum_packet_size=60), await door.connect("w")
     await reader.subscribe("a")
@@ -275,6 +300,7 @@ async def test_filters_change_without_gap_or_doubling(door: Door) -> None:
     assert await reader.bodies(19) == [str(i) for i in range(2, 40, 2)]
 
 
+@pytest.mark.statement("MQTT-3.1.3-4", "MQTT-3.1.3-6", "MQTT-3.2.2-16")
 async def test_clients_without_a_name_get_one(door: Door) -> None:
     client = await door.connect("")
     assert client.connack.properties["assigned_client_id"]
@@ -285,6 +311,7 @@ async def test_clients_without_a_name_get_one(door: Door) -> None:
     assert (await refused.hear(Connack)).reason is Reason.CLIENT_IDENTIFIER_NOT_VALID
 
 
+@pytest.mark.statement("MQTT-3.1.4-3")
 async def test_a_second_connection_takes_over(door: Door) -> None:
     first = await door.connect("c")
     await first.subscribe("a")
@@ -305,6 +332,7 @@ async def test_a_dollar_topic_is_nobodys_to_publish_to(door: Door) -> None:
     assert not (await door.hub.read(LOCAL, ["$sys/#"], EARLIEST, 10)).rows
 
 
+@pytest.mark.statement("MQTT-3.8.4-5", "MQTT-3.9.3-1")
 async def test_a_bad_filter_is_refused_alone(door: Door) -> None:
     client = await door.connect("c")
     answer = await client.subscribe("a", "b" * 2_000, "c")
@@ -312,6 +340,7 @@ async def test_a_bad_filter_is_refused_alone(door: Door) -> None:
 
 
 @pytest.mark.parametrize("version", [V311, V5])
+@pytest.mark.statement("MQTT-3.2.0-1")
 async def test_what_comes_with_connect_is_served_after_it(door: Door, version: int) -> None:
     client = await door.dial(version)
     client.write(Connect(version, "eager"), Subscribe(1, (Request("a", 1),)), Publish("a", b"x", 1, packet_id=2))

@@ -26,6 +26,7 @@ async def test_it_comes_to_a_new_subscription_with_the_flag(door: Door, version:
     assert not (await reader.take()).retain
 
 
+@pytest.mark.statement("MQTT-3.3.1-5")
 async def test_it_outlives_the_process_with_its_properties(door: Door) -> None:
     writer = await door.connect("w")
     said = {"content_type": "t", "user": [("a", "1"), ("a", "2")], "correlation_data": b"c"}
@@ -37,6 +38,7 @@ async def test_it_outlives_the_process_with_its_properties(door: Door) -> None:
     assert (packet.payload, packet.retain, packet.qos, packet.properties) == (b"kept", True, 2, said)
 
 
+@pytest.mark.statement("MQTT-3.3.1-6", "MQTT-3.3.1-7")
 async def test_an_empty_one_deletes(door: Door) -> None:
     writer = await door.connect("w")
     await writer.publish("a", "kept", retain=True)
@@ -47,6 +49,7 @@ async def test_an_empty_one_deletes(door: Door) -> None:
     assert not await door.hub.engine.keys("mqtt/retained/")
 
 
+@pytest.mark.statement("MQTT-3.3.1-9", "MQTT-3.3.1-10", "MQTT-3.3.1-11")
 async def test_retain_handling(door: Door) -> None:
     writer, reader = await door.connect("w"), await door.connect("r")
     await writer.publish("a", "kept", retain=True)
@@ -61,6 +64,7 @@ async def test_retain_handling(door: Door) -> None:
     assert (await reader.take()).retain
 
 
+@pytest.mark.statement("MQTT-3.3.1-12", "MQTT-3.3.1-13")
 async def test_retain_as_published(door: Door) -> None:
     writer, reader, plain = await door.connect("w"), await door.connect("r"), await door.connect("p")
     await reader.subscribe("a", retain_as_published=True)
@@ -120,6 +124,7 @@ async def test_more_than_the_window_comes_as_it_is_answered(door: Door) -> None:
     assert sorted([packet.payload.decode() for packet in first] + rest) == [str(i) for i in range(10)]
 
 
+@pytest.mark.statement("MQTT-4.7.2-1")
 def test_filters_find_what_they_match() -> None:
     retained = Retained(100, 1 << 20)
     for topic in ("a", "a/b", "a/b/c", "b", "$s/x", "a/", "/a"):

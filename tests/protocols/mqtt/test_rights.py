@@ -54,6 +54,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
         (V311, b"wrong", Reason.BAD_USER_NAME_OR_PASSWORD),
     ],
 )
+@pytest.mark.statement("MQTT-3.1.4-2", "MQTT-4.13.2-1")
 async def test_who_does_not_prove_who_it_is_is_refused(
     guarded: Guarded, version: int, given: bytes | None, reason: Reason
 ) -> None:

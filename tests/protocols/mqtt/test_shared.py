@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+import pytest
+
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import Disconnect, Publish, Request, Subscribe
 from tests.protocols.mqtt.door import Door
@@ -89,6 +91,7 @@ async def test_no_local_is_no_option_of_theirs(door: Door) -> None:
     assert (await one.hear(Disconnect)).reason in (Reason.PROTOCOL_ERROR, Reason.MALFORMED_PACKET)
 
 
+@pytest.mark.statement("MQTT-4.8.2-3")
 async def test_a_member_that_resumes_goes_on(door: Door) -> None:
     one, writer = await kept(door, client_id="one"), await door.connect("w")
     await one.subscribe(GROUP)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from broker.auth.principal import LOCAL
 from broker.core.position import EARLIEST
 from broker.protocols.mqtt.codec.codes import Reason
@@ -16,6 +18,7 @@ async def said(door: Door) -> list[bytes]:
     return [row[4] for row in (await door.hub.read(LOCAL, ["gone"], EARLIEST, 10)).rows]
 
 
+@pytest.mark.statement("MQTT-3.1.2-8")
 async def test_it_is_published_when_the_connection_is_lost(door: Door) -> None:
     watcher, client = await door.connect("watcher"), await door.connect("c", will=WILL)
     await watcher.subscribe("gone", qos=2)
@@ -24,6 +27,7 @@ async def test_it_is_published_when_the_connection_is_lost(door: Door) -> None:
     assert (packet.payload, packet.qos, packet.properties) == (b"bye", 1, {"content_type": "t"})
 
 
+@pytest.mark.statement("MQTT-3.1.2-10", "MQTT-3.14.4-3")
 async def test_not_when_the_client_takes_its_leave(door: Door) -> None:
     client = await door.connect("c", will=WILL)
     await client.leave()
@@ -55,6 +59,7 @@ async def test_after_its_delay(door: Door) -> None:
     assert await said(door) == [b"later"]
 
 
+@pytest.mark.statement("MQTT-3.1.3-9")
 async def test_not_when_the_client_is_back_before(door: Door) -> None:
     will = Will("gone", b"later", 0, properties={"will_delay": 30})
     client = await door.connect("c", expiry=100, clean=False, will=will)
@@ -92,6 +97,7 @@ async def test_taking_over_publishes_one_without_delay(door: Door) -> None:
     assert await said(door) == [b"bye"]
 
 
+@pytest.mark.statement("MQTT-3.1.2-15")
 async def test_it_can_be_retained(door: Door) -> None:
     client = await door.connect("c", will=Will("gone", b"kept", 1, retain=True))
     await client.lost()
@@ -128,6 +134,7 @@ async def test_a_planned_stop_publishes_none(door: Door) -> None:
     assert await door.hub.engine.keys("mqtt/will/") == ["mqtt/will/c"]
 
 
+@pytest.mark.statement("MQTT-3.1.2-11", "MQTT-3.1.2-22")
 async def test_silence_publishes_it(door: Door) -> None:
     watcher, client = await door.connect("w"), await door.connect("c", will=WILL, keep_alive=1)
     await watcher.subscribe("gone")
