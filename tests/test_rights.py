@@ -284,3 +284,17 @@ async def test_something_held_is_told_when_its_right_goes(tmp_path: Path) -> Non
         assert len(told) == 1
         with pytest.raises(BrokerError):
             hub.hold(who, Verb.CONSUME, on_topic("b"), told.append)
+
+
+async def test_one_whose_end_fails_saves_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(error: BrokerError) -> None:
+        raise RuntimeError("its socket is gone")
+
+    async with open_world(tmp_path / "data", make) as world:
+        hub, who, told = hub_of(world), ann("consume a"), list[BrokerError]()
+        for end in (told.append, fail, told.append):
+            hub.hold(who, Verb.CONSUME, on_topic("a"), end)
+        regrant(hub, who)
+        assert len(told) == 2
+        assert len(hub._holds) == 0
+        assert "could not be told so" in caplog.text

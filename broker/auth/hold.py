@@ -1,10 +1,13 @@
 """What was allowed once and lasts: readers. When grants change, what is no longer covered is ended at once. Floor 2."""
 
+import logging
 from collections.abc import Callable
 
 from broker.auth.grant import Resource, Verb
 from broker.auth.principal import Principal, authorize
 from broker.core.errors import BrokerError
+
+log = logging.getLogger(__name__)
 
 
 class Hold:
@@ -64,10 +67,13 @@ class Holds:
                 del self._held[hold.principal]
 
     def recheck(self, principal: Principal, refusal: Callable[[Principal, Verb, Resource], BrokerError]) -> None:
-        """The grants of this principal have changed."""
+        """The grants of this principal have changed. One whose end fails saves none of the others."""
         for hold in list(self._held.get(principal, ())):
             for verb, resource in hold.needs:
                 if not authorize(principal, verb, resource):
                     self.forget(hold)
-                    hold.end(refusal(principal, verb, resource))
+                    try:
+                        hold.end(refusal(principal, verb, resource))
+                    except Exception:
+                        log.exception("what is no longer allowed could not be told so", extra={"needs": str(resource)})
                     break

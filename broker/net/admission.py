@@ -1,6 +1,7 @@
 """The open connections of all doors, how many there may be, and how many the operating system lets us have. Floor 3."""
 
 import asyncio
+import logging
 import resource
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
 from broker.observe.limited import Limited
 
+log = logging.getLogger(__name__)
 RESERVED_FILES = 256
 """Descriptors that are not connections: database, its readers, drop folders, webhook connections, logs."""
 
@@ -173,10 +175,14 @@ class Admission:
         return self._by_principal[name]
 
     def dismiss(self, chosen: Callable[[OpenConnection], bool], error: BrokerError) -> int:
-        """Dismiss those that `chosen` says; returns how many."""
+        """Dismiss those that `chosen` says; returns how many. One that cannot be told why saves none of the others."""
         found = [connection for connection in self if chosen(connection)]
         for connection in found:
-            connection.dismiss(error)
+            try:
+                connection.dismiss(error)
+            except Exception:
+                log.exception("a connection could not be told why it ends", extra={"connection": connection.id})
+                connection.abort()
         return len(found)
 
 

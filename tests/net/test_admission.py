@@ -171,3 +171,17 @@ def test_the_file_limit_is_raised_as_far_as_the_system_lets_us() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == wanted
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_one_that_cannot_be_told_why_it_ends_saves_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck(Client):
+        def dismiss(self, error: BrokerError) -> None:
+            raise RuntimeError("its socket is gone")
+
+    admission = admission_of()
+    clients = [Client(), Stuck(), Client()]
+    for client in clients:
+        admission.admit(client)
+    assert admission.dismiss(lambda _: True, BrokerError(Code.DISMISSED)) == 3
+    assert [(len(client.told), client.aborted) for client in clients] == [(1, False), (0, True), (1, False)]
+    assert "could not be told why it ends" in caplog.text
