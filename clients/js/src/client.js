@@ -9,6 +9,8 @@ import { Worker } from "./worker.js";
 const MOST_UNANSWERED = 1_000;
 /** With this a publish is refused because the daemon stops: it is sent again over the next connection. */
 const PASSING = "shutting_down";
+/** With this the broker closes the connection on which we said what it cannot read: said again, it would close the next. */
+const UNREADABLE = "bad_frame";
 
 /**
  * Connect to a broker. Returns at once; the connection is made, and made again, in the background.
@@ -32,7 +34,7 @@ export class Client {
     this.#link = new Link(url, options, {
       welcome: () => this.#welcome(),
       message: (text) => this.#received(text),
-      lost: () => this.#lost(),
+      lost: (error) => this.#lost(error),
       ended: (error) => this.#end(error),
     });
   }
@@ -77,8 +79,16 @@ export class Client {
     return new Promise((resolve, reject) => {
       const ref = this.#next++;
       this.#publishes.set(ref, { messages, resolve, reject });
-      this.#link.send({ type: "publish", ref, messages });
+      this.#sendPublish(ref, messages);
     });
+  }
+
+  #sendPublish(ref, messages) {
+    try {
+      this.#link.send({ type: "publish", ref, messages });
+    } catch (error) {
+      this.#answer(ref, (asked) => asked.reject(error));
+    }
   }
 
   #add(make) {
@@ -109,7 +119,7 @@ export class Client {
 
   #welcome() {
     for (const reader of [...this.#readers.values()]) reader.begin();
-    for (const [ref, { messages }] of this.#publishes) this.#link.send({ type: "publish", ref, messages });
+    for (const [ref, { messages }] of [...this.#publishes]) this.#sendPublish(ref, messages);
   }
 
   #received(text) {
@@ -143,18 +153,24 @@ export class Client {
     return asked;
   }
 
-  #lost() {
+  #lost(error) {
     for (const { reject } of this.#questions.values()) reject(new ConnectionLost());
     this.#questions.clear();
     for (const reader of this.#readers.values()) reader.lost();
+    if (error?.code === UNREADABLE) this.#rejectPublishes(error);
+  }
+
+  #rejectPublishes(error) {
+    const publishes = [...this.#publishes.values()];
+    this.#publishes.clear();
+    for (const { reject } of publishes) reject(error);
+    for (const resolve of this.#room.splice(0)) resolve();
   }
 
   #end(error) {
     this.#ended = error ?? new ConnectionLost("the client was closed");
     this.#lost();
-    for (const { reject } of this.#publishes.values()) reject(this.#ended);
-    this.#publishes.clear();
+    this.#rejectPublishes(this.#ended);
     for (const reader of [...this.#readers.values()]) reader.ended(error);
-    for (const resolve of this.#room.splice(0)) resolve();
   }
 }

@@ -21,6 +21,7 @@ export class Link {
   #problem = null;
   #retry = () => this.#socket === null && this.#state === "waiting" && this.#open();
   #state = "connecting";
+  #most = Infinity; // bytes of a text that the broker takes
 
   /**
    * @param {string} url of the broker
@@ -44,9 +45,17 @@ export class Link {
     return this.#state;
   }
 
-  /** Send if there is a connection; what must not be lost its sender sends again after the next welcome. */
+  /** Send if there is a connection; what must not be lost its sender sends again after the next welcome. Throws for
+   * what the broker would close the connection at. */
   send(text) {
-    if (this.#state === "open") this.#socket.send(JSON.stringify(text));
+    if (this.#state !== "open") return;
+    const written = JSON.stringify(text);
+    const size = written.length * 3 > this.#most ? new TextEncoder().encode(written).length : 0;
+    if (size > this.#most) {
+      const detail = `it is ${size} bytes as JSON, the limit is ${this.#most}`;
+      throw new PostroomError({ code: "message_too_large", title: "This is over the limit.", detail });
+    }
+    this.#socket.send(written);
   }
 
   /** For good. @param {Error | null} error */
@@ -95,6 +104,7 @@ export class Link {
       this.#tries = 0;
       this.#watchFor(text.heartbeat * 1000 * SILENT_BEATS);
       this.#state = "open";
+      this.#most = text.max_text;
       this.owner.welcome(text); // before the application hears of it, and asks for more
       this.#tell(null);
     } else if (text.type === "error") {
@@ -143,7 +153,7 @@ export class Link {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(this.#retry, rest);
     this.#enter("waiting", error);
-    this.owner.lost();
+    this.owner.lost(error);
   }
 
   #drop() {

@@ -41,6 +41,24 @@ test("a batch is all or nothing, and a refusal has a code", async (t) => {
   await assert.rejects(one.publish(name, undefined), TypeError);
 });
 
+test("what the broker cannot read is refused, not sent for ever", async (t) => {
+  const one = client(t);
+  const name = topic();
+  const large = "ü".repeat(1 << 20);
+  const early = assert.rejects(one.publish(name, large), { code: "message_too_large" }); // the limit is not known yet
+  await one.publish(name, 1);
+  await early;
+  await assert.rejects(one.publishMany(Array(3).fill({ topic: name, body: "x".repeat(1 << 19) })), {
+    code: "message_too_large",
+  });
+  let deep = [];
+  for (let level = 0; level < 1_500; level++) deep = [deep];
+  await assert.rejects(one.publish(name, deep), { code: "bad_frame" });
+  await one.publish(name, 2);
+  const { messages } = await request("GET", `/v1/topics/${name}/messages`);
+  assert.deepEqual(messages.map((message) => message.body), [1, 2]);
+});
+
 test("a subscription tells its start and goes on live", async (t) => {
   const one = client(t);
   const name = topic();

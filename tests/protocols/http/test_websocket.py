@@ -461,6 +461,13 @@ async def test_a_text_over_the_limit_is_refused_by_its_length(open_door: DoorFac
     assert (await talk.closed())[0] == 1009
 
 
+async def test_a_text_of_just_the_limit_is_taken(open_door: DoorFactory, connect: Talks) -> None:
+    door = await open_door(Limits(max_body=1_000))
+    talk = await connect(door)
+    await talk.socket.send_str('{"type":"ping"}'.ljust(talk.welcome["max_text"]))
+    await talk.hear("pong")
+
+
 async def test_a_text_that_does_not_end_counts_as_arriving(door: Door, talk: Talk) -> None:
     (connection,) = door.server.connections
     await talk.ask("ping", "pong")
