@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyroaring import BitMap64
@@ -107,6 +108,24 @@ async def test_retention_reads_large_headers_in_pieces(tmp_path: Path, engine_fa
         await world.advance(10)
         assert world.engine.stats().state == "running"
         assert len(await world.log("a")) == 1
+
+
+async def test_retention_gives_way_to_other_upkeep(
+    tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "PIECE", 10)
+    async with open_world(tmp_path / "slow", engine_factory, Policies.parse({"a": {"count": 1}})) as world:
+
+        async def slowly(*asked: Any) -> None:
+            await remove(*asked)
+            world.clock.monotonic_seconds += pruning.STEP_SECONDS / 2
+
+        monkeypatch.setattr(pruning, "remove", slowly)
+        await world.publish("a", *map(str, range(101)))
+        await world.advance(10)
+        assert len(await world.log("a")) == 81
+        await world.advance(0.2)
+        assert len(await world.log("a")) == 61
 
 
 def test_a_piece_takes_from_so_many_chunks_only() -> None:

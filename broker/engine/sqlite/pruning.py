@@ -23,6 +23,8 @@ MAX_CHUNKS = 128
 """From how many chunks a piece takes: one that keeps some of its messages is written anew, up to 64 KiB of them, and
 publishers wait meanwhile."""
 BUDGET = 40_000
+STEP_SECONDS = 1.0
+"""After which a step ends, so that the disk is looked at and checkpoints are made."""
 MAX_PAGES = 64
 
 
@@ -59,19 +61,19 @@ class Pruning:
         return found
 
     async def step(self) -> bool:
-        """Remove up to BUDGET messages; True when there is more to do at once."""
-        removed = 0
+        """Remove up to BUDGET messages, for STEP_SECONDS; True when there is more to do at once."""
+        removed, until = 0, self._engine.monotonic() + STEP_SECONDS
         candidates, page = await self._candidates()
         for number in candidates:
             chosen = await self._surplus(number)
-            while chosen and removed < BUDGET:
+            while chosen:
+                if removed >= BUDGET or self._engine.monotonic() >= until:
+                    return True
                 piece = piece_of(chosen)
                 chosen -= BitMap64(piece)
                 topic = self._engine.log.numbers.names[number]
                 await remove(self._engine, piece, topic, InternalUnit(), self._pinned)
                 removed += len(piece)
-            if removed >= BUDGET:
-                return True
         self._page = page
         return page > 0
 

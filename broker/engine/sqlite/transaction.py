@@ -16,7 +16,6 @@ from broker.core.message import Row, packed_meta, unpack_meta
 from broker.engine.sqlite import chunk
 from broker.engine.sqlite.reading import HOLDING
 
-MAX_ROWS = 4_096
 _SIZES = tuple(1 << power for power in range(12, -1, -1))
 
 

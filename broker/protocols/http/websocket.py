@@ -81,7 +81,9 @@ class Socket:
         self._epoch = hub.engine.epoch
         most = hub.limits.max_body * 4 // 3 + ROOM
         # aiohttp refuses from max_msg_size on.
-        self._response = web.WebSocketResponse(timeout=CLOSE_SECONDS, autoping=False, compress=False, max_msg_size=most + 1)
+        self._response = web.WebSocketResponse(
+            timeout=CLOSE_SECONDS, autoping=False, compress=False, max_msg_size=most + 1
+        )
         self.dialogue = Dialogue(hub, principal_of(request), self, options, most)
         self._going_on = asyncio.Event()
         self._closing: asyncio.Task[bool] | None = None

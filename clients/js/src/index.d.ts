@@ -106,6 +106,9 @@ export interface Worker {
 
 export class Client {
   readonly state: State;
+  /** Resolves after the commit, over lost connections too. Rejects with the broker's code: `message_too_large`, and
+   * `bad_frame` when it closed the connection at something that it cannot read, such as a body nested a thousand deep;
+   * what else was unanswered then is rejected too, and may be published again with its id. */
   publish(topic: string, body: unknown, options?: PublishOptions): Promise<Receipt>;
   publishMany(messages: ({ topic: string; body: unknown } & PublishOptions)[]): Promise<Receipt[]>;
   subscribe(topics: string | string[] | null, options?: SubscribeOptions): Subscription;
