@@ -1,10 +1,12 @@
 """The synchronous face, and the fixtures: a real daemon as a process."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from postroom_client import ConnectionLost, PostroomError, ThreadMessage
@@ -138,6 +140,15 @@ def worker(url: str) -> "subprocess.Popen[str]":
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
+
+
+def test_a_daemon_for_tests_says_where_its_doors_are(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data") as daemon:
+        assert daemon.url == f"postroom://{daemon.addresses['native']}"
+        assert urlopen(f"{daemon.http_url}/livez").status == 200
+        host, _, port = daemon.addresses["mqtt"].rpartition(":")
+        with socket.create_connection((host, int(port))):
+            pass
 
 
 def test_sigterm_finishes_what_is_in_hand(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 _READY = re.compile(rb"postroom: (\w+) listening on (\S+)")
-DOORS = ("native", "http")
+DOORS = ("native", "http", "mqtt")
 """Listeners that every daemon has; each gets a free port."""
 
 
@@ -39,7 +39,7 @@ class Daemon:
     @property
     def http_url(self) -> str:
         """Of the HTTP door."""
-        return f"http://{self.addresses['http']}"
+        return self.addresses["http"]
 
     @property
     def pid(self) -> int:
