@@ -243,6 +243,19 @@ async def test_the_first_admin_token_is_for_this_user_alone_and_works(tmp_path: 
         assert directory.has_admin()
 
 
+async def test_nobody_becomes_an_admin_for_being_called_so(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (_, directory, _told):
+        await directory.add_grants("admin", (READ,))
+        text, _token = await directory.create_token("admin")
+        first = directory.identify((await make_admin(directory, tmp_path)).read_text().strip()).principal
+        assert (first.name, first.grants) == ("admin-2", (EVERYTHING,))
+        assert directory.identify(text).principal.grants == (READ,)
+        # An admin whose tokens have all ended stays the one he is.
+        await directory.add_grants("admin", (EVERYTHING,))
+        again = directory.identify((await make_admin(directory, tmp_path)).read_text().strip()).principal
+        assert again.name == "admin"
+
+
 async def test_without_its_file_the_first_token_is_no_admins(tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, directory, _told):
         with pytest.raises(OSError):
