@@ -18,7 +18,7 @@ This docstring is the specification of `tests/engine/conformance.py`:
 Floor 2.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -301,6 +301,9 @@ class Engine(Protocol):
     async def peek(self, name: str, limit: int, after: int = -1, max_bytes: int = 4 << 20) -> list[Row]:
         """The oldest outstanding messages above the offset `after`, leased ones included, without touching them: at
         most `limit`, and `max_bytes` of bodies or a single larger one."""
+
+    def outstanding(self, name: str, offsets: Iterable[int]) -> set[int]:
+        """Those of these messages that the queue has not settled. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
 
     async def purge(self, name: str) -> int:
         """Settle everything outstanding that is not leased; returns how many."""

@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +367,11 @@ class SqliteEngine:
     async def peek(self, name: str, limit: int, after: int = -1, max_bytes: int = 4 << 20) -> list[Row]:
         """The oldest outstanding messages."""
         return await self.catalog.peek(name, limit, after, max_bytes)
+
+    def outstanding(self, name: str, offsets: Iterable[int]) -> set[int]:
+        """Which are not settled."""
+        outstanding = self.catalog.queue(name).queue.outstanding
+        return {offset for offset in offsets if offset in outstanding}
 
     async def purge(self, name: str) -> int:
         """Settle everything that is not leased."""

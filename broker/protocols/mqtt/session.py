@@ -15,7 +15,7 @@ from broker.core.message import Row
 from broker.core.position import LATEST
 from broker.core.retry import RetryPolicy
 from broker.core.subscription import Kind, Overflow, Spec
-from broker.engine.base import Set
+from broker.engine.base import Engine, Set
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.packets import Will
 from broker.protocols.mqtt.filters import Filters, Subscribed
@@ -136,6 +136,23 @@ class Session:
                 for packet_id, state, token in left
                 if state is not Sent.RELEASED and token[0] is not None
             }
+
+    def forget_settled(self, engine: Engine) -> list[Set]:
+        """What was in flight and has been settled since by others (it expired, it was dropped or purged) does not come
+        again: its identifiers are free. Returns what is to be committed."""
+        waits = {
+            token[1]: packet_id
+            for packet_id, state, token in self.outbound.unanswered()
+            if token[0] is not None and token[0] is self.own and state is not Sent.RELEASED
+        }
+        try:
+            there = engine.outstanding(self.queue, waits)
+        except BrokerError:  # it has no queue any more
+            there = set()
+        gone = {packet_id for offset, packet_id in waits.items() if offset not in there}
+        if gone:
+            self.outbound = Outbound(sent=[entry for entry in self.outbound.unanswered() if entry[0] not in gone])
+        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in sorted(gone)]
 
     def _is_mine(self, token: Token) -> bool:
         return token[0] is None or token[0] is self.own

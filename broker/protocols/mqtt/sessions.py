@@ -175,7 +175,7 @@ class Sessions:
                 else:
                     await self.groups.leave(session, entry.filter)
         if session.durable:
-            sets = [*sets, session.record()]
+            sets = [*sets, session.record(), *session.forget_settled(self._hub.engine)]
         if sets:
             await self._hub.committed(Unit(sets=sets, sender=session))
 

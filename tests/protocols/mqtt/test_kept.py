@@ -254,3 +254,17 @@ async def test_names_of_clients_do_not_reach_into_one_another(door: Door) -> Non
     assert len(door.server.sessions) == 4
     for name in ("a/b", "a%2Fb", "$share", "ä +#"):
         await kept(door, client_id=name, present=True)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_expired_in_flight_takes_no_place_in_the_window(door: Door, qos: int) -> None:
+    client, writer = await kept(door, receive_maximum=1), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    await writer.publish("a", "short", qos, properties={"message_expiry": 2})
+    assert (await client.hear(Publish)).payload == b"short"
+    await client.lost()
+    await asyncio.sleep(0.01)
+    await door.advance(5)
+    await writer.publish("a", "next", qos)
+    client = await kept(door, receive_maximum=1, present=True)
+    assert await client.bodies(1) == ["next"]
