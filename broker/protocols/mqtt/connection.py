@@ -44,7 +44,7 @@ from broker.protocols.mqtt.flow.quota import Quota
 from broker.protocols.mqtt.gate import Gate
 from broker.protocols.mqtt.greeting import credentials_in, expiry_of, keep_alive_of, promises, unproven
 from broker.protocols.mqtt.intake import MAX_REASON, Intake
-from broker.protocols.mqtt.sender import Sender
+from broker.protocols.mqtt.sender import UNBOUNDED, Sender
 from broker.protocols.mqtt.session import Session
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ LINGER = 2.0
 """Seconds for a client to read why it is let go; meanwhile what it sends is thrown away."""
 MAX_CLIENT_ID = 1_024
 UNTOLD = 65_535
-"""What a client may have unanswered whom we cannot tell less, and what it takes if it does not say."""
-UNBOUNDED = 1 << 28
+"""What a client may have unanswered whom we cannot tell less, and what it takes so if it says nothing."""
 _UNSPEAKABLE = (Reason.MALFORMED_PACKET, Reason.PROTOCOL_ERROR, Reason.PACKET_TOO_LARGE)
 """What a CONNACK of older versions has no word for, and which ends the connection there without one."""
 _PING = encode(Pingresp(), V311)

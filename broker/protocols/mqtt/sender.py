@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
-from broker.core.message import EXPIRES, Row
+from broker.core.message import Row
 from broker.core.subscription import Outcome
 from broker.engine.base import Receipt, Set, Settle, Unit
 from broker.hub import Hub
@@ -40,7 +40,12 @@ MAX_STARTS = 10_000
 MAX_HEARD = 1_000
 _UNWANTED = Wanted(2, False, b"")
 """What was in flight is sent again, whatever has become of its subscription."""
-_ID: Final = (Struct(">H").pack, Struct(">HB").pack)
+UNBOUNDED = 1 << 28
+"""What a client takes that does not say: the protocol knows no larger packet."""
+ALIAS_BYTES = 3
+_id = Struct(">H").pack
+_id_with_gap = Struct(">Hx").pack
+"""A packet identifier; with the length of no properties behind it."""
 
 
 class Encoded:
@@ -83,6 +88,18 @@ class Encoded:
         self._heard.clear()
 
 
+class Parcel:
+    """What goes out in one write, in pieces. `kept`: identifier and offset of those of QoS 2 that are committed before;
+    `done`: offsets of what the client has, or never will."""
+
+    __slots__ = ("done", "kept", "out")
+
+    def __init__(self) -> None:
+        self.out: list[bytes] = []
+        self.kept: list[tuple[int, int]] = []
+        self.done: list[int] = []
+
+
 class Sender:
     """See the module. `write` sends bytes; `largest`: packets over this many bytes are not sent [MQTT-3.1.2-25]."""
 
@@ -109,7 +126,7 @@ class Sender:
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
         self._behind: list[bytes] | None = None  # packets that wait for the last commit under way
-        self._id = _ID[version == V5]
+        self._id = _id_with_gap if version == V5 else _id
 
     # Out
 
@@ -119,66 +136,50 @@ class Sender:
             self._waiting.extend([(tie, row, None) for row in rows])
             self._drain()
             return
-        out: list[bytes] = []
-        kept: list[tuple[int, int]] = []  # QoS 2: identifier, offset
-        done: list[int] = []
-        start_of, largest, version, own_id = self._encoded.start, self._largest, self._version, self._id
-        gap, rest = (b"\0", 1) if version == V5 else (b"", 0)
+        parcel = Parcel()
+        out, done, outbound, start_of = parcel.out, parcel.done, self._outbound, self._encoded.start
+        gap, rest = (b"\0", 1) if self._version == V5 else (b"", 0)
+        limited = self._aliases is not None or self._largest < UNBOUNDED
         topic, wanted = "", None
-        size = 0
         for at, row in enumerate(rows):
             offset, name, _, meta, body = row
             if name is not topic:
                 topic, wanted = name, tie.wanted(row)
-            size += len(body)
             published = PLAIN.get(meta, -1)
             if wanted is None:
                 done.append(offset)
-            elif published < 0 or wanted.own or self._aliases is not None or len(body) + len(topic) * 4 + 16 > largest:
-                if not self._special(tie, row, wanted, out, kept, done):
-                    self._waiting.extend([(tie, row, None) for row in rows[at:]])
-                    break
-            else:
-                qos = min(wanted.qos, published)
-                if not qos:
-                    out += (start_of(0x30, topic, rest + len(body)), gap, body)
-                    done.append(offset)
-                elif not self._outbound.room:
-                    self._waiting.extend([(tie, row, None) for row in rows[at:]])
-                    break
-                else:
-                    packet_id = self._outbound.send(qos, (tie, offset))
-                    pieces = (
-                        start_of(0x30 | qos << 1, topic, rest + 2 + len(body)),
-                        own_id(packet_id, 0) if rest else own_id(packet_id),
-                        body,
-                    )
-                    out += pieces
-                    if qos == 2 and tie.queue is not None:
-                        kept.append((packet_id, offset))
-        self._finish(tie, out, kept, done, size)
+                continue
+            if published < 0 or wanted.own or limited:
+                sent = self._special(tie, row, wanted, parcel)
+            elif not (qos := min(wanted.qos, published)):
+                out += (start_of(0x30, topic, rest + len(body)), gap, body)
+                done.append(offset)
+                continue
+            elif sent := outbound.room > 0:
+                packet_id = outbound.send(qos, (tie, offset))
+                out += (start_of(0x30 | qos << 1, topic, rest + 2 + len(body)), self._id(packet_id), body)
+                if qos == 2 and tie.queue is not None:
+                    parcel.kept.append((packet_id, offset))
+            if not sent:
+                self._waiting.extend([(tie, row, None) for row in rows[at:]])
+                rows = rows[:at]
+                break
+        self._send(parcel)
+        tie.settle(done)
+        tie.free(0, sum([len(row[4]) for row in rows]))
 
-    def _finish(
-        self,
-        tie: Tie | None,
-        out: list[bytes],
-        kept: list[tuple[int, int]],
-        done: list[int],
-        size: int,
-    ) -> None:
-        if kept:
-            self._commit_then_send(kept, out)
+    def _send(self, parcel: Parcel) -> None:
+        """In order, although some wait for the disk."""
+        if parcel.kept:
+            self._commit_then_send(parcel)
         elif self._behind is not None:
-            self._behind += out  # in order, although some wait for the disk
-        elif out:
-            self._write(b"".join(out))
-        if tie is not None:
-            tie.settle(done)
-            tie.free(0, size)
+            self._behind += parcel.out
+        elif parcel.out:
+            self._write(b"".join(parcel.out))
 
-    def _commit_then_send(self, kept: list[tuple[int, int]], out: list[bytes]) -> None:
-        client = self._session.client_id
-        sets = [Set(outbound_key(client, packet_id), packed_offset(offset)) for packet_id, offset in kept]
+    def _commit_then_send(self, parcel: Parcel) -> None:
+        client, out = self._session.client_id, parcel.out
+        sets = [Set(outbound_key(client, packet_id), packed_offset(offset)) for packet_id, offset in parcel.kept]
         self._behind = out
 
         def then() -> None:
@@ -203,58 +204,59 @@ class Sender:
         except BrokerError as error:
             self._session.fail(error)
 
-    def _special(
-        self,
-        tie: Tie | None,
-        row: Row,
-        wanted: Wanted,
-        out: list[bytes],
-        kept: list[tuple[int, int]],
-        done: list[int],
-    ) -> bool:
-        """A message with properties, an alias, an identifier from before, or too large; False when no packet
-        identifier is free for it."""
-        now = int(self._hub.wall() * 1000)
+    def _special(self, tie: Tie | None, row: Row, wanted: Wanted, parcel: Parcel) -> bool:
+        """A message that is more than topic and body, or in flight already, or for a client with wishes; False when no
+        packet identifier is free for it."""
         offset = row[0]
-        heard, fanout = self._encoded.heard(row, now)
-        again = tie.known.pop(offset, None) if tie is not None else None
-        if heard.sender is not None and heard.sender == self._session.client_id and tie is not None:
-            own = tie.filters.wanted(row[1], own=True)
-            if own is None:
-                done.append(offset)
+        heard, fanout = self._encoded.heard(row, self._now())
+        again = tie.known.get(offset) if tie is not None else None
+        if again is None:
+            asked = self._asked(tie, row, heard, wanted)
+            own = asked.own if asked is not None and self._version == V5 else b""
+            if asked is None or self._is_too_large(fanout, own):
+                parcel.done.append(offset)
                 return True
-            wanted = own
-        left = heard.left(now)
-        if left is not None and left <= 0 and row[3] is not None and row[3][0] & EXPIRES and again is None:
-            done.append(offset)
-            return True
-        qos = min(heard.qos, wanted.qos) if again is None else again[1]
-        if qos and again is None and not self._outbound.room:
-            return False
-        retain = tie is None or (heard.retain and wanted.retain_as_published)
-        own_properties = wanted.own if self._version == V5 else b""
+            wanted, qos = asked, min(heard.qos, asked.qos)
+            if qos and not self._outbound.room:
+                return False
+            packet_id = self._outbound.send(qos, (tie, offset) if tie is not None else (None, row)) if qos else 0
+        else:
+            assert tie is not None
+            packet_id, qos = tie.known.pop(offset)
+            own = wanted.own if self._version == V5 else b""
         alias, named = (0, True) if self._aliases is None else self._aliases.alias(row[1])
-        size = len(fanout.packet(self._version, qos, retain, 1, alias=alias, named=named, own=own_properties))
-        if size > self._largest:
-            self._encoded.oversized += 1
-            done.append(offset)
-            return True
-        packet_id = 0
-        if qos:
-            packet_id = (
-                again[0]
-                if again is not None
-                else self._outbound.send(qos, (tie, offset) if tie is not None else (None, row))
-            )
-        packet = fanout.packet(
-            self._version, qos, retain, packet_id, dup=again is not None, alias=alias, named=named, own=own_properties
+        retain = tie is None or (heard.retain and wanted.retain_as_published)
+        dup = again is not None
+        parcel.out.append(
+            fanout.packet(self._version, qos, retain, packet_id, dup=dup, alias=alias, named=named, own=own)
         )
         if not qos:
-            done.append(offset)
-        out.append(packet)
-        if qos == 2 and tie is not None and tie.queue is not None and again is None:
-            kept.append((packet_id, offset))
+            parcel.done.append(offset)
+        elif qos == 2 and again is None and tie is not None and tie.queue is not None:
+            parcel.kept.append((packet_id, offset))
         return True
+
+    def _asked(self, tie: Tie | None, row: Row, heard: Heard, wanted: Wanted) -> Wanted | None:
+        """What holds for a message that this client published itself; None for one that it is spared, or too late."""
+        left = heard.left(self._now())
+        if left is not None and left <= 0:
+            return None
+        if tie is not None and heard.sender == self._session.client_id:
+            return tie.filters.wanted(row[1], own=True)
+        return wanted
+
+    def _is_too_large(self, fanout: Fanout, own: bytes) -> bool:
+        """Even without an alias, which only makes it smaller once it has been told."""
+        if self._largest >= UNBOUNDED:
+            return False
+        size = len(fanout.packet(self._version, 1, packet_id=1, own=own)) + (ALIAS_BYTES if self._aliases else 0)
+        if size <= self._largest:
+            return False
+        self._encoded.oversized += 1
+        return True
+
+    def _now(self) -> int:
+        return int(self._hub.wall() * 1000)
 
     def retained(self, rows: Sequence[tuple[Row, Wanted]]) -> None:
         """Retained messages for a new subscription, after its SUBACK. [MQTT-3.3.1-8]"""
@@ -263,7 +265,7 @@ class Sender:
 
     def again(self, retained: Sequence[tuple[int, int, Row]]) -> None:
         """Retained messages (identifier, QoS, row) that the last connection left unanswered."""
-        now = int(self._hub.wall() * 1000)
+        now = self._now()
         out = [
             self._encoded.heard(row, now)[1].packet(self._version, qos, True, packet_id, dup=True)
             for packet_id, qos, row in retained
@@ -274,24 +276,23 @@ class Sender:
     def _drain(self) -> None:
         """Send what waits as far as identifiers are free; in the order in which it came."""
         waiting = self._waiting
-        out: list[bytes] = []
-        kept: list[tuple[int, int]] = []
+        parcel = Parcel()
         settled: dict[Tie, list[int]] = {}
         freed: dict[Tie, int] = {}
         while waiting:
             tie, row, wanted = waiting[0]
-            done: list[int] = []
             if tie is not None:
                 wanted = tie.wanted(row) or (_UNWANTED if row[0] in tie.known else None)
             if wanted is None:
-                done.append(row[0])
-            elif not self._special(tie, row, wanted, out, kept, done):
+                parcel.done.append(row[0])
+            elif not self._special(tie, row, wanted, parcel):
                 break
             waiting.popleft()
+            done, parcel.done = parcel.done, []
             if tie is not None:
                 freed[tie] = freed.get(tie, 0) + len(row[4])
                 settled.setdefault(tie, []).extend(done)
-        self._finish(None, out, kept, [], 0)
+        self._send(parcel)
         for freed_tie, size in freed.items():
             freed_tie.settle(settled[freed_tie])
             freed_tie.free(0, size)

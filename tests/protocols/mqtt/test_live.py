@@ -347,3 +347,12 @@ async def test_what_comes_with_connect_is_served_after_it(door: Door, version: i
     assert (await client.hear(Connack)).reason is Reason.SUCCESS
     assert (await client.hear(Suback)).reasons == (Reason.GRANTED_QOS_1,)
     assert (await client.take()).payload == b"x"
+
+
+async def test_a_message_that_is_passed_over_tells_no_alias(door: Door) -> None:
+    reader, writer = await door.connect("r", maximum_packet_size=60, topic_alias_maximum=5), await door.connect("w")
+    await reader.subscribe("a")
+    await writer.publish("a", "x" * 100)
+    await writer.publish("a", "small")
+    packet = await reader.take()
+    assert (packet.topic, packet.payload) == ("a", b"small")
