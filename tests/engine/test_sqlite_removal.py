@@ -64,6 +64,39 @@ async def test_a_reader_of_another_topic_never_sees_what_is_being_removed(world:
     assert await world.log("#") == ["m"]
 
 
+async def test_a_directory_that_was_read_before_a_removal_does_not_come_back_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(world, "a", PAGE_SIZE + 2)
+    await world.publish("a", "x")  # its commit seals the page
+    engine = world.engine
+    assert isinstance(engine, SqliteEngine)
+    assert 0 in engine.log.pages
+    run, committed, was_read, goes_on = engine.reader.run, engine.committed_unit, asyncio.Event(), asyncio.Event()
+
+    async def held(work: Any) -> Any:
+        found = await run(work)
+        was_read.set()
+        await goes_on.wait()
+        return found
+
+    async def evicted(unit: Unit) -> Any:
+        engine.log._decoded.clear()  # as by readers of many other pages
+        return await committed(unit)
+
+    engine.log._decoded.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.reader, "run", held)
+        reading = asyncio.create_task(engine.replay.directory(0))
+        await was_read.wait()
+    monkeypatch.setattr(engine, "committed_unit", evicted)
+    await remove(engine, list(range(1, 1_001)), "a", InternalUnit())
+    goes_on.set()
+    directory = await reading
+    assert directory is not None
+    assert directory.count(engine.log.numbers["a"]) == PAGE_SIZE - 1 - 1_000
+
+
 async def test_what_a_queue_comes_to_want_while_retention_works_stays(
     tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,8 @@ def _take_out(
         directory = log.open.get(page) or log.decoded(page) or loaded[page]
         if directory is None or number not in list(directory):
             continue
+        if isinstance(directory, SealedDirectory):
+            log.keep_decoded(directory)  # who has read the old one from the file and comes by later takes this one
         before, size = directory.count(number), directory.size(number)
         directory.remove(number, gone)
         if number in list(directory):
