@@ -1,7 +1,8 @@
 """Sockets that the service manager opened for us (sd_listen_fds(3)): they outlive a restart, so that a client that
 connects meanwhile waits instead of being refused.
 
-A socket belongs to the door that its name (`FileDescriptorName=` of the socket unit) says: `native`, `http`. Floor 3.
+A socket belongs to the door that its name (`FileDescriptorName=` of the socket unit) says: `native`, `http`, `mqtt`.
+Floor 3.
 """
 
 import os

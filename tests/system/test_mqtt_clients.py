@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.authority import Authority
 from tests.system.door import bodies, publish
 from tests.system.served import WITHIN, Served
 
@@ -212,3 +213,41 @@ async def test_aiomqtt_retained_and_live_messages(served: Served, version: aiomq
             if len(found) == 2:
                 break
     assert found == [("x/kept", b"kept", True), ("x/live", b"live", False)]
+
+
+# Other ways in
+
+
+def _heard(client: paho.Client, *where: object) -> bytes:
+    """What a client that subscribes and publishes hears."""
+    got: queue.Queue[bytes] = queue.Queue()
+    client.on_connect = lambda c, *_: c.subscribe("w", 1)
+    client.on_subscribe = lambda c, *_: c.publish("w", "hello", 1)
+    client.on_message = lambda _c, _u, message: got.put(bytes(message.payload))
+    client.connect(*where)  # type: ignore[arg-type]
+    client.loop_start()
+    try:
+        return got.get(timeout=WITHIN)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue("localhost", "127.0.0.1")
+    config = f'[mqtt.tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+    with Served(tmp_path, config) as served:
+        served.ready()
+        assert any(line.startswith("postroom: mqtt listening on mqtts://") for line in served.out)
+        client = paho.Client(CallbackAPIVersion.VERSION2, "secure")
+        client.tls_set(str(authority.path))
+        assert _heard(client, "localhost", port_of(served), 30) == b"hello"
+
+
+def test_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "mqtt"
+    with Served(tmp_path, f'[mqtt]\ntcp = false\nunix = "{path}"\n') as served:
+        served.ready()
+        client = paho.Client(CallbackAPIVersion.VERSION2, "near", transport="unix")
+        assert _heard(client, str(path)) == b"hello"

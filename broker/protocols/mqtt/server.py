@@ -26,13 +26,15 @@ from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
 from broker.protocols.mqtt.sender import Encoded
 from broker.protocols.mqtt.sessions import Sessions
+from broker.protocols.mqtt.state import State
 from broker.protocols.mqtt.subscribing import Subscribing
 from broker.protocols.mqtt.wills import Wills
 
 logger = logging.getLogger(__name__)
 TICK = 1.0
-SWEEP, PROLONG = 60, 3_600
-"""Ticks between two sweeps of retained messages that have expired, and between two prolongations of leases."""
+TELL, SWEEP, PROLONG = 10, 60, 3_600
+"""Ticks between two tellings of the broker's state, two sweeps of expired retained messages, two prolongations of
+leases."""
 MAX_SWEPT = 10_000
 HEAD = 128 << 10
 """What a packet may have beside its payload: topic and properties."""
@@ -58,7 +60,8 @@ class MqttServer:
         self.packet_limits = Limits(max_packet=hub.limits.max_body + HEAD, max_connect=hub.limits.max_hello_frame)
         self.retained = Retained(options.retained_messages, options.retained_bytes)
         self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
-        self.subscribing = Subscribing(hub, options, self.sessions, self.retained)
+        self.state = State(hub)
+        self.subscribing = Subscribing(hub, options, self.sessions, (self.retained, self.state.current))
         self.encoded = Encoded()
         self.connections: set[Connection] = set()
         self.counts: Counter[str] = Counter()
@@ -76,6 +79,7 @@ class MqttServer:
         for key, value, _ in await self.hub.engine.items(RETAINED):
             self.retained.put(retained_row(key, value))
         await self.sessions.load()
+        self.state.tell(self.status())
         for sock in sockets:
             self._listeners.append(
                 await accept(
@@ -103,6 +107,8 @@ class MqttServer:
         self._ticks += 1
         self.encoded.forget()
         self.sessions.tick()
+        if self._ticks % TELL == 0:
+            self.state.tell(self.status())
         if self._ticks % SWEEP == 0:
             self.sweep()
         if self._ticks % PROLONG == 0:

@@ -1,5 +1,6 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11): each filter is authorized by itself and gets its own answer. Floor 4."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
@@ -17,6 +18,7 @@ from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
 from broker.protocols.mqtt.session import Session
 from broker.protocols.mqtt.sessions import Sessions
+from broker.protocols.mqtt.state import PREFIX as STATE
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection
@@ -28,7 +30,7 @@ IF_NEW, NEVER = 1, 2
 class Subscribing:
     """What one SUBSCRIBE or UNSUBSCRIBE does to a session."""
 
-    def __init__(self, hub: Hub, options: MqttOptions, sessions: Sessions, retained: Retained) -> None:
+    def __init__(self, hub: Hub, options: MqttOptions, sessions: Sessions, retained: Sequence[Retained]) -> None:
         self._hub = hub
         self._options = options
         self._sessions = sessions
@@ -89,7 +91,8 @@ class Subscribing:
         return granted, reasons, fresh
 
     def _check(self, session: Session, request: Request, more: int | None) -> int:
-        """The QoS that is granted: of a group at most 1, because what one member does not answer goes to another.
+        """The QoS that is granted: of a group at most 1, because what one member does not answer goes to another; of
+        the broker's state 0.
         `more`: so many new ones came before it in the packet, None: it is none. Raises BAD_FILTER, FORBIDDEN,
         RATE_LIMITED."""
         share = shared(request.filter)
@@ -97,6 +100,8 @@ class Subscribing:
         if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
         session.hold(self._hub, request.filter, topics)
+        if topics.startswith(STATE):
+            return 0
         return request.qos if share is None else min(request.qos, 1)
 
     def _answer(
@@ -118,7 +123,8 @@ class Subscribing:
                 continue
             own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
             wanted = Wanted(subscribed.qos, False, own)
-            found += [(row, wanted) for row in self._retained.matching(subscribed.filter, now)]
+            for retained in self._retained:
+                found += [(row, wanted) for row in retained.matching(subscribed.filter, now)]
         if found and connection.session.sender is not None:
             connection.session.sender.retained(found)
 
