@@ -12,7 +12,14 @@ from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.draft import outgoing
 from broker.protocols.http.models import Item, Receipts
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
-from broker.protocols.http.parameters import idempotency_key, media_type, read_body, refusal_of, trace_of
+from broker.protocols.http.parameters import (
+    idempotency_key,
+    media_type,
+    read_body,
+    refusal_of,
+    trace_of,
+    without_options,
+)
 from broker.protocols.http.publish import IDEMPOTENCY_KEY
 from broker.protocols.http.reply import Reply
 from broker.protocols.http.representation import receipts_json
@@ -55,6 +62,7 @@ class BatchRoutes:
     async def publish(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers 201 with a receipt per item after the commit."""
         connection, principal, limits = connection_of(request), principal_of(request), self._hub.limits
+        without_options(request.headers)
         self._hub.check_room(principal, connection, request.content_length or 0)
         body = await read_body(request, limits.max_frame)
         connection.arrived()

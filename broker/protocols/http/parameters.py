@@ -153,6 +153,15 @@ def _option(option: str, value: str, name: str) -> tuple[str, Any]:
     raise BrokerError(Code.BAD_OPTION, f"no header {name}; there are {_OPTIONS}")
 
 
+def without_options(headers: Mapping[str, str], *refused: str) -> None:
+    """A request with many messages has no place for what describes one. Raises BAD_OPTION naming such a header, or
+    one of those `refused` (in small letters)."""
+    for name in headers:
+        lower = name.lower()
+        if (lower.startswith("postroom-") and lower != REQUEST_ID) or lower in refused:
+            raise BrokerError(Code.BAD_OPTION, f"{name} describes one message; write that into the items of the body")
+
+
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
     """What makes a retry safe (draft-ietf-httpapi-idempotency-key-header): a text, in quotes as the draft has it or
     bare."""

@@ -16,7 +16,7 @@ from broker.protocols.http.batch import outgoings
 from broker.protocols.http.draft import unpacked
 from broker.protocols.http.models import Done, KeyWrite, UnitSettle, Work
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
-from broker.protocols.http.parameters import read_body, refusal_of, trace_of
+from broker.protocols.http.parameters import read_body, refusal_of, trace_of, without_options
 from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.reply import Reply
@@ -58,6 +58,7 @@ class UnitRoutes:
     async def commit(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers 200 with receipts and revisions after the commit."""
         connection, principal, limits = connection_of(request), principal_of(request), self._hub.limits
+        without_options(request.headers, "idempotency-key")
         self._hub.check_room(principal, connection, request.content_length or 0)
         body = await read_body(request, limits.max_frame)
         connection.arrived()

@@ -162,3 +162,11 @@ async def test_a_full_queue_refuses_the_whole_batch(door: Door) -> None:
     answer = await send(door, [{"topic": "a", "body": 1}, {"topic": "a", "body": 2}, {"topic": "b", "body": 3}])
     assert (answer.status, answer.code) == (429, "queue_full")
     assert not await messages(door)
+
+
+@pytest.mark.parametrize("name", ["Postroom-Id", "Postroom-Key", "Postroom-Delay", "Postroom-Header-a"])
+async def test_headers_that_describe_one_message_are_refused(door: Door, name: str) -> None:
+    answer = await send(door, [{"topic": "a", "body": 1}], **{name.replace("-", "_"): "x"})
+    assert answer.status == 400
+    assert name in answer.json["detail"]
+    assert await messages(door) == []

@@ -88,3 +88,11 @@ async def test_a_message_is_settled_once(door: Door) -> None:
     assert (await send(door, settle=outcomes, publish=[{"topic": "b", "body": 1}])).code == "bad_request"
     delayed = [settle | {"outcome": "ack", "delay": "1s"}]
     assert (await send(door, settle=delayed, publish=[{"topic": "b", "body": 1}])).code == "bad_option"
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Postroom-Id", "Postroom-Key", "Postroom-Header-a"])
+async def test_headers_that_describe_one_message_are_refused(door: Door, name: str) -> None:
+    answer = await door("POST", "/v1/units", {"publish": [MESSAGE]}, **{name.replace("-", "_"): "x"})
+    assert answer.status == 400
+    assert name in answer.json["detail"]
+    assert (await door("GET", "/v1/topics/%23/messages")).json["messages"] == []
