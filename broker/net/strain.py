@@ -13,7 +13,7 @@ from broker.observe.limited import Limited
 
 LOOK = 0.25
 """Seconds between two looks."""
-MANY = 2_500
+MANY = 1_000
 """With so many connections it is looked less often: looking stays cheap; doors tell when much comes."""
 
 
