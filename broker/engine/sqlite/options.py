@@ -16,6 +16,9 @@ class SqliteOptions(BaseModel):
     ballast: int = Field(16 << 20, ge=0, description="a file to delete in an emergency, when the disk is full")
     dedup_days: float = Field(7.0, gt=0, description="message ids are remembered for at least so long")
     dedup_max: int = Field(20_000_000, ge=1_000, description="and at most about twice so many of them")
+    publishers_max: int = Field(
+        100_000, ge=1, description="beyond so many, ids of native publishers silent for an hour go"
+    )
     check_limit: int = Field(4 << 30, ge=0, description="after an unclean stop, files up to this size are checked")
     settle_delay: float = Field(0.005, ge=0, description="settles that nobody awaits wait so long for a commit to ride")
     fsync_delay: float = Field(0.0, ge=0, le=1, description="for benchmarks: seconds added to every commit")

@@ -23,6 +23,7 @@ MAX_DUE = 1_000
 MAX_DUE_BYTES = 4 << 20
 IDLE = 5.0
 PUBLISHER_DAYS = 30
+PUBLISHER_SILENCE = 3_600_000  # ms
 
 
 class Upkeep:
@@ -236,13 +237,18 @@ class Upkeep:
         await engine.connection.run(work)
 
     async def _forget_publishers(self) -> None:
-        """Those that were silent for long may begin anew."""
-        before = self._engine.wall_ms() - PUBLISHER_DAYS * 86_400_000
+        """Those that were silent for long may begin anew; when there are too many, silence is long after an hour."""
+        wall, publishers = self._engine.wall_ms(), self._engine.publishers
+        excess = max(0, len(publishers) - self._engine.options.publishers_max)
 
         def work(db: sqlite3.Connection) -> list[tuple[str, int]]:
-            return db.execute("DELETE FROM publisher WHERE at < ? RETURNING id, sequence", (before,)).fetchall()
+            sql = "SELECT id FROM publisher WHERE at < ? ORDER BY at LIMIT ?"
+            found: list[tuple[str, int]] = []
+            for silence, most in ((PUBLISHER_DAYS * 86_400_000, -1), (PUBLISHER_SILENCE, excess)):
+                values = (wall - silence, most)
+                found += db.execute(f"DELETE FROM publisher WHERE id IN ({sql}) RETURNING id, sequence", values)  # noqa: S608
+            return found
 
-        publishers = self._engine.publishers
         for id_, sequence in await self._engine.connection.run(work):
             if publishers.get(id_, (0, []))[0] == sequence:
                 del publishers[id_]
