@@ -154,8 +154,13 @@ class Sessions:
                 raise BrokerError(Code.OVERLOADED, f"{len(self._sessions)} sessions; raise mqtt.max_sessions")
             session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
             session.principal, session.expiry, session.away = principal, expiry, None
+            try:
+                await self._keep(session, self.wills.put(client_id, principal, packet.will))
+            except BrokerError:
+                if before is not None:  # it is away as it was
+                    session.away = self._hub.wall()
+                raise
             self._away.pop(client_id, None)
-            await self._keep(session, self.wills.put(client_id, principal, packet.will))
             self._sessions[client_id] = session
             if connection.closed:  # it went meanwhile
                 self._leave(session, willing=False)
@@ -229,7 +234,8 @@ class Sessions:
     async def _expire(self, session: Session) -> None:
         """End it unless somebody has come meanwhile."""
         async with self._lock(session.client_id):
-            if session.connection is None and self._sessions.get(session.client_id) is session:
+            there = self._sessions.get(session.client_id) is session
+            if there and session.connection is None and self._is_over(session):
                 with suppress(BrokerError):
                     await self._end(session)
 
@@ -249,10 +255,12 @@ class Sessions:
     def tick(self) -> None:
         """End sessions and publish wills whose time has come."""
         self.wills.tick()
-        now = self._hub.wall()
         for session in list(self._away.values()):
-            if session.away is not None and session.away + session.expiry <= now:
+            if self._is_over(session):
                 self._spawn(session)
+
+    def _is_over(self, session: Session) -> bool:
+        return session.away is not None and session.away + session.expiry <= self._hub.wall()
 
     def prolong(self) -> None:
         """Leases of who is connected go on."""

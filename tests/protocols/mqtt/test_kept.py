@@ -268,3 +268,15 @@ async def test_what_expired_in_flight_takes_no_place_in_the_window(door: Door, q
     await writer.publish("a", "next", qos)
     client = await kept(door, receive_maximum=1, present=True)
     assert await client.bodies(1) == ["next"]
+
+
+async def test_a_session_that_could_not_be_resumed_still_expires(door: Door) -> None:
+    client = await kept(door, expiry=60)
+    await client.leave()
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    refused = await door.dial()
+    refused.write(Connect(V5, "kept", clean_start=False, properties={"session_expiry": 60}))
+    assert (await refused.hear(Connack)).reason is Reason.QUOTA_EXCEEDED
+    door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+    await door.advance(61)
+    assert len(door.server.sessions) == 0
