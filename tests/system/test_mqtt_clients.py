@@ -50,7 +50,8 @@ class Sub:
             text=True,
         )
         self.lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         early: list[str] = []  # of a session that goes on
         while not (line := self.lines.get(timeout=WITHIN)).startswith("Subscribed"):
             early.append(line)
@@ -72,6 +73,7 @@ class Sub:
     def end(self) -> None:
         self.process.terminate()
         self.process.wait(WITHIN)
+        self._reader.join(WITHIN)
         if self.process.stdout is not None:
             self.process.stdout.close()
 
