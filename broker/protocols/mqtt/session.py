@@ -77,7 +77,7 @@ class Session:
 
     def forgotten(self) -> list[Set]:
         """What is to be deleted when it ends."""
-        sets = [Set(inbound_key(self.client_id, packet_id), None) for packet_id in self.inbound.owned]
+        sets = [Set(inbound_key(self.client_id, packet_id), None) for packet_id in self.inbound.used]
         sets += [Set(outbound_key(self.client_id, packet_id), None) for packet_id, _, _ in self.outbound.unanswered()]
         return [forgotten_session(self.client_id), *sets]
 

@@ -141,7 +141,7 @@ class Sessions:
         """Resume the client's session or begin one, then `connection.begin`. Raises FORBIDDEN for another principal's,
         OVERLOADED for one too many. [MQTT-3.1.2-4, 3.1.2-5, 3.1.4-3]"""
         principal = connection.identified
-        async with self._lock(client_id):
+        async with self.turn(client_id):
             before = self._sessions.get(client_id)
             if before is not None and before.principal.name != principal.name:
                 raise BrokerError(Code.FORBIDDEN, f"the client identifier {client_id!r} is another principal's")
@@ -217,7 +217,7 @@ class Sessions:
         if session.expiry:
             self._away[session.client_id] = session
             self._commit([session.record()], session)
-        elif not session.durable and not session.shares:
+        elif not session.durable and not session.shares and session.client_id not in self._turns:
             del self._sessions[session.client_id]
         else:
             self._spawn(session)
@@ -233,7 +233,7 @@ class Sessions:
 
     async def _expire(self, session: Session) -> None:
         """End it unless somebody has come meanwhile."""
-        async with self._lock(session.client_id):
+        async with self.turn(session.client_id):
             there = self._sessions.get(session.client_id) is session
             if there and session.connection is None and self._is_over(session):
                 with suppress(BrokerError):
@@ -273,7 +273,8 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _lock(self, client_id: str) -> "_Turn":
+    def turn(self, client_id: str) -> "_Turn":
+        """Whoever changes this client's session and waits for the disk meanwhile does it within this."""
         return _Turn(self._turns, client_id)
 
 

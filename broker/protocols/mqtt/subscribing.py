@@ -53,7 +53,13 @@ class Subscribing:
         self._answer(connection, packet, granted, reasons, fresh)
 
     async def subscribe(self, connection: "Connection", packet: Subscribe) -> None:
-        """For a session that is kept, and for groups: on disk before it is answered. Raises what the engine does."""
+        """For a session that is kept, and for groups: on disk before it is answered. Whoever goes meanwhile, or
+        comes in its place, has its turn afterwards. Raises what the engine does."""
+        async with self._sessions.turn(connection.client):
+            if not connection.closed:
+                await self._subscribe(connection, packet)
+
+    async def _subscribe(self, connection: "Connection", packet: Subscribe) -> None:
         session = connection.session
         granted, reasons, fresh = self._grant(session, packet)
         own = [subscribed for subscribed in granted if subscribed.share is None]
@@ -139,6 +145,11 @@ class Subscribing:
 
     async def unsubscribe(self, connection: "Connection", packet: Unsubscribe) -> None:
         """The other way. [MQTT-3.10.4-1, 3.10.4-4, 3.10.4-5]"""
+        async with self._sessions.turn(connection.client):
+            if not connection.closed:
+                await self._unsubscribe(connection, packet)
+
+    async def _unsubscribe(self, connection: "Connection", packet: Unsubscribe) -> None:
         session = connection.session
         reasons: list[Reason] = []
         for text in packet.filters:

@@ -32,6 +32,7 @@ from broker.protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
+from broker.protocols.mqtt.connection import Connection
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.server import MqttServer
 from tests.engine.world import World, open_world
@@ -217,6 +218,12 @@ class Door:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port), version)
         self.clients.append(client)
         return client
+
+    def comes(self, client_id: str, *packets: Packet) -> Connection:
+        """One read of the socket of who has (or, with "", has not said) this name, before anything else happens."""
+        (connection,) = (one for one in self.server.connections if one.client == client_id)
+        connection.data_received(b"".join(encode(packet, V5) for packet in packets))
+        return connection
 
     async def connect(
         self,

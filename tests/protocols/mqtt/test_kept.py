@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from broker.auth.principal import LOCAL
+from broker.core.position import EARLIEST
 from broker.protocols.mqtt.codec.codes import Kind, Reason
-from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish
-from tests.protocols.mqtt.door import Client, Door
+from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish, Request, Subscribe
+from tests.protocols.mqtt.door import SHORT, Client, Door
 
 
 async def kept(door: Door, version: int = V5, client_id: str = "kept", **options: object) -> Client:
@@ -280,3 +282,31 @@ async def test_a_session_that_could_not_be_resumed_still_expires(door: Door) -> 
     door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
     await door.advance(61)
     assert len(door.server.sessions) == 0
+
+
+async def test_a_clean_start_during_a_subscribe_has_nothing_of_it(door: Door) -> None:
+    await kept(door)
+    now = await door.dial()
+    await asyncio.sleep(SHORT)
+    door.comes("kept", Subscribe(1, (Request("$share/g/b", 1), Request("a", 1))))
+    await asyncio.sleep(0)
+    door.comes("", Connect(V5, "kept", True, properties={"session_expiry": 60}))
+    await now.hear(Connack)
+    await now.ping()
+    assert not door.world.engine.subscriptions()
+    await door.crash()
+    (session,) = door.server.sessions.all()
+    assert not len(session.filters)
+
+
+async def test_a_clean_start_during_a_publish_forgets_its_identifier(door: Door) -> None:
+    await kept(door)
+    now = await door.dial()
+    await asyncio.sleep(SHORT)
+    door.comes("kept", Publish("a", b"1", 2, packet_id=5))
+    door.comes("", Connect(V5, "kept", True, properties={"session_expiry": 60}))
+    await now.hear(Connack)
+    await door.crash()
+    again = await kept(door)
+    await again.publish("a", "2", 2, 5)
+    assert [row[4] for row in (await door.hub.read(LOCAL, ["a"], EARLIEST, 10)).rows] == [b"1", b"2"]

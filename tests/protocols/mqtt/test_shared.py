@@ -107,3 +107,15 @@ async def test_a_member_that_resumes_goes_on(door: Door) -> None:
     await writer.publish("a/2", "y")
     packet = await one.take()
     assert (packet.payload, packet.qos) == (b"y", 0)
+
+
+async def test_who_goes_while_it_joins_leaves_no_group_behind(door: Door) -> None:
+    await door.connect("hasty")
+    connection = door.comes("hasty", Subscribe(1, (Request(GROUP, 1),)))
+    await asyncio.sleep(0)
+    connection.abort()
+    await asyncio.gather(*connection._tasks)
+    await door.server.sessions.stop()
+    assert not len(door.server.sessions)
+    assert not len(door.server.sessions.groups)
+    assert not door.world.engine.subscriptions()

@@ -67,6 +67,11 @@ class Inbound:
         """The identifiers that must outlive a crash."""
         return [packet_id for packet_id, kept in self._kept.items() if kept is Kept.OWNED]
 
+    @property
+    def used(self) -> list[int]:
+        """The identifiers that are kept, or are about to be."""
+        return list(self._kept)
+
     def publish(self, packet_id: int) -> Do:
         """A PUBLISH came: STORE it, WAIT for the commit that is under way, or answer PUBREC again.
         [MQTT-4.3.3-8, 4.3.3-10]"""
