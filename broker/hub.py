@@ -164,7 +164,9 @@ class Hub(Administration):
         engine = self.engine
         kept = [draft for draft in drafts if engine.keeps(draft[0])]
         if len(kept) < len(drafts):
-            engine.pass_by([draft for draft in drafts if not engine.keeps(draft[0])] if kept else drafts)
+            passing = [draft for draft in drafts if not engine.keeps(draft[0])] if kept else drafts
+            engine.pass_by(passing)
+            self.flow.spend(_counted(principal), len(passing), sum([len(draft[2]) for draft in passing]))
         if kept:
             unit = Unit(kept, sender=sender, principal=_counted(principal))
             unit.size = _size(unit)

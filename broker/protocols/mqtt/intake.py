@@ -176,12 +176,15 @@ class Intake:
 
     def submit(self) -> None:
         """Hand what was gathered from one read to the hub. Raises what the hub refuses at once."""
-        if self._passing:
+        relayed = bool(self._passing)
+        if relayed:
             self._relay()
         if not (self._drafts or self._sets):
             if self._answers:
                 self._answer(self._answers)
                 self._begin()
+            if relayed:
+                self._connection.gate.taken(self._uncommitted)
             return
         unit = Unit(self._drafts, sender=self._session, principal=self._principal.name, sets=self._sets)
         unit.size = self._size

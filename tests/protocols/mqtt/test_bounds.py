@@ -163,6 +163,25 @@ async def test_a_rate_slows_and_loses_nothing(tmp_path: Path) -> None:
         assert door.hub.flow.blocked in (0, 1)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_rate_slows_qos_0_too(tmp_path: Path, *, stored: bool) -> None:
+    async with open_door(tmp_path, limits=Limits(publish_messages_per_second=100)) as door:
+        if stored:
+            await door.world.subscribe("q", "a")
+        await door.connect("w")
+        door.comes("w", *(Publish("a", b"x", 0) for _ in range(150)))
+        assert door.hub.flow.blocked == 1
+
+
+async def test_qos_0_waits_while_the_disk_lags_behind(tmp_path: Path) -> None:
+    async with open_door(tmp_path, limits=Limits(max_uncommitted=1 << 20)) as door:
+        await door.world.subscribe("q", "a")
+        await door.connect("w")
+        door.hub.flow.enter("others", "another", 3 << 20)
+        door.comes("w", Publish("a", b"x", 0))
+        assert door.hub.flow.blocked == 1
+
+
 async def test_a_failed_disk_acknowledges_nothing(door: Door) -> None:
     client, older = await door.connect("c"), await door.connect("o", V311)
     await older.subscribe("x")
