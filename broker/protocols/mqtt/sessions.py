@@ -78,8 +78,12 @@ class Sessions:
         for name, session in by_name.items():
             session.restore(owned[name], sent[name])
         for _, value, _ in await engine.items(WILLS):
-            self.wills.restore(value, self._principal_of)
+            self.wills.restore(value, self._principal_of, self._expiry_of)
         await self._reconcile()
+
+    def _expiry_of(self, client_id: str) -> int:
+        session = self._sessions.get(client_id)
+        return 0 if session is None else session.expiry
 
     def _restore(self, record: SessionRecord) -> None:
         principal = self._principal_of(record.principal)

@@ -47,7 +47,9 @@ class Wills:
 
     def put(self, client_id: str, principal: Principal, will: Will | None) -> list[Set]:
         """The will of a client that connects, and what is to be committed for it; one that was due is not published
-        any more. [MQTT-3.1.3-9]"""
+        any more, unless it is another principal's who had this identifier before. [MQTT-3.1.3-9]"""
+        if client_id in self._due and self._wills[client_id][0].name != principal.name:
+            self._publish(client_id)
         self._due.pop(client_id, None)
         before = self._wills.pop(client_id, None)
         if will is None:
@@ -56,12 +58,14 @@ class Wills:
         value = (client_id, principal.name, will.topic, will.payload, will.qos, will.retain, dict(will.properties))
         return [Set(WILLS + escaped(client_id), msgpack.packb(value))]
 
-    def restore(self, value: bytes, principal_of: Callable[[str], Principal]) -> None:
-        """At start."""
+    def restore(self, value: bytes, principal_of: Callable[[str], Principal], expiry_of: Callable[[str], int]) -> None:
+        """At start. `expiry_of` a client: how many seconds its session lasts."""
         client_id, name, topic, payload, qos, retain, properties = msgpack.unpackb(value)
         will = Will(topic, payload, qos, retain, properties)
         self._wills[client_id] = (principal_of(name), will)
-        self._due[client_id] = self._hub.wall() + max(RETURN_SECONDS, properties.get("will_delay", 0))
+        self._due[client_id] = self._hub.wall() + max(
+            RETURN_SECONDS, min(expiry_of(client_id), will.properties.get("will_delay", 0))
+        )
 
     def lost(self, client_id: str, expiry: int) -> None:
         """The connection was lost; the session lasts so many seconds. [MQTT-3.1.2-8]"""

@@ -11,6 +11,8 @@ from broker.auth.directory import Directory
 from broker.auth.doorkeeper import Strict
 from broker.auth.grant import parse_grant
 from broker.auth.options import AuthOptions
+from broker.auth.principal import LOCAL
+from broker.core.position import EARLIEST
 from broker.engine.keyspace import Keyspace
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, V311, Connack, Connect, Disconnect, Publish, Will
@@ -131,3 +133,12 @@ async def test_what_is_delivered_to_a_group_needs_the_right_as_well(guarded: Gua
     await asyncio.sleep(0.01)
     await guarded.door.server.sessions.stop()
     assert not guarded.door.hub.engine.subscriptions()
+
+
+async def test_nobody_takes_the_will_of_another_principal_away(guarded: Guarded) -> None:
+    door = guarded.door
+    await guarded.connect("ann", client_id="c", will=Will("a/will", b"bye", 1))
+    await door.crash()
+    await guarded.connect("bob", client_id="c")
+    await door.world.quiet()
+    assert [row[4] for row in (await door.hub.read(LOCAL, ["a/will"], EARLIEST, 10)).rows] == [b"bye"]

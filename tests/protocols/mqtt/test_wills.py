@@ -140,3 +140,10 @@ async def test_silence_publishes_it(door: Door) -> None:
     await watcher.subscribe("gone")
     assert (await watcher.hear(Publish, 4)).payload == b"bye"
     await client.closed()
+
+
+async def test_after_a_crash_a_delay_is_no_longer_than_the_session(door: Door) -> None:
+    await door.connect("c", will=Will("gone", b"bye", 1, properties={"will_delay": 0xFFFF_FFFF}))
+    await door.crash()
+    await door.advance(10)
+    assert await said(door) == [b"bye"]
