@@ -24,6 +24,8 @@ from broker.observe.audit import Trail
 from broker.observe.limited import Limited
 
 MAX_SCHEDULED = 10_000
+OWN_QUEUES = "mqtt/"
+"""Subscriptions whose names begin so, which no other can have, are the MQTT door's: its sessions and groups."""
 PAGES_AT_ONCE = 4
 """Pages of messages read at the same time; who asks for another one waits, lest pages pile up in memory."""
 
@@ -161,9 +163,13 @@ class Administration:
         return revealed(spec, before)
 
     async def delete_subscription(self, principal: Principal, name: str) -> None:
-        """Raises UNKNOWN_SUBSCRIPTION."""
+        """Raises UNKNOWN_SUBSCRIPTION, and FORBIDDEN for a queue of the MQTT door."""
         with self.audited(principal, "subscription.delete", name):
             self.authorize(principal, Verb.MANAGE, on_subscription(name))
+            if name.startswith(OWN_QUEUES):  # its client could not be served any more
+                raise BrokerError(
+                    Code.FORBIDDEN, f"{name!r} is the MQTT door's own, and ends with its client's session"
+                )
             await self.engine.delete_subscription(name)
         self._tell_watchers()
 

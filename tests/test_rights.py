@@ -10,7 +10,7 @@ from broker.auth.principal import BROKER, LOCAL, Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.position import EARLIEST, LATEST
 from broker.core.spec import parse_spec
-from broker.core.subscription import Outcome
+from broker.core.subscription import Kind, Outcome, Spec
 from broker.engine.base import Set, Settle, Unit
 from broker.hub import MAX_FILTERS, Hub, Outgoing
 from broker.limits import Limits
@@ -143,6 +143,16 @@ async def test_a_subscription_is_made_by_who_may_manage_it_and_read_its_topics(t
             assert refusal.value.code is Code.FORBIDDEN
         assert not world.engine.subscriptions()
         assert await hub.put_subscription(ann("manage subscription:*", "consume a/#", "consume b"), spec)
+
+
+async def test_a_queue_of_mqtt_is_deleted_by_that_door_alone(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        hub = hub_of(world)
+        await hub.put_own(Spec("mqtt/client", Kind.QUEUE, ("a",)))
+        with pytest.raises(BrokerError, match="MQTT door's own") as refusal:
+            await hub.delete_subscription(LOCAL, "mqtt/client")
+        assert refusal.value.code is Code.FORBIDDEN
+        assert world.engine.subscriptions()
 
 
 async def test_lists_show_what_one_may_see(tmp_path: Path) -> None:
