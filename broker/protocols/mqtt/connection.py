@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has drained."""
         if self._begun and self.session.sender is not None:
-            self.session.sender.full = False
+            self.session.sender.resume()
             for tie in self.session.ties():
                 tie.top_up()
 

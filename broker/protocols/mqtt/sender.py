@@ -5,6 +5,7 @@ committed with the offset of its message before the packet is sent, and what the
 answered, so that it is delivered once, whoever crashes meanwhile [MQTT-4.3.3]. Floor 4.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +37,11 @@ Token = tuple[Tie, int] | tuple[None, Row]
 """What is in flight: the tie that brought it and its offset; or a retained message, which no tie brings again."""
 Waiting = tuple[Tie, Row, None] | tuple[None, Row, Wanted]
 """What no identifier is free for; of a retained message also how it was asked for."""
+Find = Callable[[int], list[Row]]
+"""Looks up retained messages that have not expired by then (unix ms)."""
+PIECE, ROW_BYTES = 256 << 10, 64
+"""Bytes of what waits that are written before the socket is asked whether it takes more, and what a message counts
+beside topic and body."""
 MAX_STARTS = 10_000
 MAX_HEARD = 1_000
 _UNWANTED = Wanted(2, False, b"")
@@ -125,6 +131,8 @@ class Sender:
         self._aliases = AliasesOut(aliases) if aliases else None
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
+        self._asked_for: deque[tuple[Find, Wanted]] = deque()  # retained messages that were not looked up yet
+        self._looking = False
         self._behind: list[bytes] | None = None  # packets that wait for the last commit under way
         self._id = _id_with_gap if version == V5 else _id
 
@@ -186,6 +194,8 @@ class Sender:
             if self._behind is out:
                 self._behind = None
             self._write(b"".join(out))
+            if self._waiting:
+                self._drain()
 
         self._commit(Unit(sets=sets, sender=self._session), then)
 
@@ -258,9 +268,29 @@ class Sender:
     def _now(self) -> int:
         return int(self._hub.wall() * 1000)
 
-    def retained(self, rows: Sequence[tuple[Row, Wanted]]) -> None:
-        """Retained messages for a new subscription, after its SUBACK. [MQTT-3.3.1-8]"""
-        self._waiting.extend([(None, row, wanted) for row, wanted in rows])
+    def retained(self, asked: Sequence[tuple[Find, Wanted]]) -> None:
+        """Retained messages for new subscriptions, after their SUBACK. One filter is looked up at a time, once
+        what the one before it found is on its way: they cost little memory, and others no time. [MQTT-3.3.1-8]"""
+        self._asked_for.extend(asked)
+        if not self._looking:
+            self._look_up()
+
+    def _look_up(self) -> None:
+        self._looking = False
+        if self.closed or self._waiting or not self._asked_for:
+            return
+        find, wanted = self._asked_for.popleft()
+        self._waiting.extend([(None, row, wanted) for row in find(self._now())])
+        self._drain()
+
+    @property
+    def asked_for(self) -> int:
+        """Filters whose retained messages were not looked up yet."""
+        return len(self._asked_for)
+
+    def resume(self) -> None:
+        """The socket takes more."""
+        self.full = False
         self._drain()
 
     def again(self, retained: Sequence[tuple[int, int, Row]]) -> None:
@@ -274,28 +304,39 @@ class Sender:
             self._write(b"".join(out))
 
     def _drain(self) -> None:
-        """Send what waits as far as identifiers are free; in the order in which it came."""
+        """Send what waits as far as identifiers are free and the socket takes it; in the order in which it came."""
+        while self._waiting and not (self.full or self.closed) and self._drain_piece():
+            pass
+        if self._asked_for and not self._waiting and not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look_up)
+
+    def _drain_piece(self) -> bool:
+        """False when no identifier is free, or the rest waits behind a commit."""
         waiting = self._waiting
-        parcel = Parcel()
+        parcel, size, free = Parcel(), 0, True
         settled: dict[Tie, list[int]] = {}
         freed: dict[Tie, int] = {}
-        while waiting:
+        while waiting and size < PIECE:
             tie, row, wanted = waiting[0]
             if tie is not None:
                 wanted = tie.wanted(row) or (_UNWANTED if row[0] in tie.known else None)
             if wanted is None:
                 parcel.done.append(row[0])
             elif not self._special(tie, row, wanted, parcel):
+                free = False
                 break
             waiting.popleft()
+            size += ROW_BYTES + len(row[1]) + len(row[4])
             done, parcel.done = parcel.done, []
             if tie is not None:
                 freed[tie] = freed.get(tie, 0) + len(row[4])
                 settled.setdefault(tie, []).extend(done)
         self._send(parcel)
-        for freed_tie, size in freed.items():
+        for freed_tie, count in freed.items():
             freed_tie.settle(settled[freed_tie])
-            freed_tie.free(0, size)
+            freed_tie.free(0, count)
+        return free and self._behind is None
 
     # Answers
 

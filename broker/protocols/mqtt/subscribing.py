@@ -1,6 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11): each filter is authorized by itself and gets its own answer. Floor 4."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
@@ -16,6 +17,7 @@ from broker.protocols.mqtt.codec.topics import shared
 from broker.protocols.mqtt.filters import Subscribed, Wanted
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
+from broker.protocols.mqtt.sender import Find
 from broker.protocols.mqtt.session import Session
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import PREFIX as STATE
@@ -105,6 +107,8 @@ class Subscribing:
         topics = check_filter(request.filter if share is None else share.filter)
         if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
+        if session.sender is not None and session.sender.asked_for >= self._options.max_filters:
+            raise BrokerError(Code.RATE_LIMITED, "retained messages of earlier subscriptions were not taken yet")
         session.hold(self._hub, request.filter, topics)
         if topics.startswith(STATE):
             return 0
@@ -121,18 +125,19 @@ class Subscribing:
         """SUBACK, then what is retained. [MQTT-3.8.4-1, 3.8.4-5, 3.8.4-6]"""
         connection.send(Suback(packet.packet_id, tuple(reasons)))
         handling = {request.filter: request.retain_handling for request in packet.requests}
-        found: list[tuple[Row, Wanted]] = []
-        now = int(self._hub.wall() * 1000)
+        asked: list[tuple[Find, Wanted]] = []
         for subscribed in granted:
             how = handling[subscribed.filter]
             if subscribed.share is not None or how == NEVER or (how == IF_NEW and subscribed.filter not in fresh):
                 continue
             own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
             wanted = Wanted(subscribed.qos, False, own)
-            for retained in self._retained:
-                found += [(row, wanted) for row in retained.matching(subscribed.filter, now)]
-        if found and connection.session.sender is not None:
-            connection.session.sender.retained(found)
+            asked.append((partial(self._matching, subscribed.filter), wanted))
+        if asked and connection.session.sender is not None:
+            connection.session.sender.retained(asked)
+
+    def _matching(self, text: str, now: int) -> list[Row]:
+        return [row for retained in self._retained for row in retained.matching(text, now)]
 
     # UNSUBSCRIBE
 

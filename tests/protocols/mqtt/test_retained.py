@@ -1,14 +1,16 @@
 """Retained messages: in the store of the broker, for who comes later."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from broker.limits import Limits
 from broker.protocols.mqtt.codec.codes import Reason
-from broker.protocols.mqtt.codec.packets import V5, V311, Publish
+from broker.protocols.mqtt.codec.packets import V5, V311, Publish, Request, Suback, Subscribe
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
-from tests.protocols.mqtt.door import Door, open_door
+from tests.protocols.mqtt.door import SHORT, Door, open_door
 
 
 @pytest.mark.parametrize("version", [V311, V5])
@@ -122,6 +124,36 @@ async def test_more_than_the_window_comes_as_it_is_answered(door: Door) -> None:
         await reader.answer(packet)
     rest = await reader.bodies(7)
     assert sorted([packet.payload.decode() for packet in first] + rest) == [str(i) for i in range(10)]
+
+
+async def test_more_than_the_socket_takes_comes_as_it_is_read(tmp_path: Path) -> None:
+    async with open_door(tmp_path, limits=Limits(max_unsent_per_connection=1 << 20)) as door:
+        writer = await door.connect("w")
+        for i in range(60):
+            await writer.publish(f"a/{i}", str(i) * 100_000, retain=True)
+        reader = await door.connect("r")
+        await reader.subscribe("a/#", qos=0)
+        await asyncio.sleep(SHORT)
+        heard = [await reader.hear(Publish) for _ in range(60)]
+        assert sorted(packet.payload for packet in heard) == sorted(str(i).encode() * 100_000 for i in range(60))
+
+
+async def test_the_same_filter_over_and_over_costs_no_memory_for_each(tmp_path: Path) -> None:
+    async with open_door(tmp_path, MqttOptions(max_filters=10)) as door:
+        writer = await door.connect("w")
+        for i in range(20):
+            await writer.publish(f"a/{i}", "x", retain=True)
+        reader = await door.connect("r", receive_maximum=1)
+        await reader.subscribe("a/#")
+        reader.write(*(Subscribe(i, (Request("a/#", 1),)) for i in range(2, 32)))
+        answers = [(await reader.hear(Suback)).reasons[0] for _ in range(30)]
+        assert answers[0] is Reason.GRANTED_QOS_1
+        assert answers[-1] is Reason.QUOTA_EXCEEDED
+        sender = door.server.sessions.find("r").sender  # type: ignore[union-attr]
+        assert sender is not None
+        assert sender.waiting < 20
+        assert len(await reader.bodies(20 * (1 + answers.count(Reason.GRANTED_QOS_1)))) > 100
+        await reader.nothing()
 
 
 @pytest.mark.statement("MQTT-4.7.2-1")
