@@ -8,8 +8,8 @@ from broker.protocols.mqtt.codec.fanout import written_ids
 from broker.protocols.mqtt.codec.packets import Request
 from broker.protocols.mqtt.codec.topics import Share, shared
 
-MAX_TOPICS = 10_000
-"""Topics whose meaning is remembered per session."""
+MAX_TOPICS = 1_000
+"""Topics whose meaning is remembered per session, some 250 KB: there are many sessions."""
 
 
 class Subscribed(NamedTuple):

@@ -377,13 +377,26 @@ class Sender:
                 self._settle([token])
                 continue
             tie, offset = token
-            unit.settles.append(Settle(queue, Outcome.ACK, offset, tie.lease(offset)))
+            unit.settles += self._settles(tie, queue, offset)
             unit.sets.append(Set(outbound_key(self._session.client_id, packet_id), b""))
             tie.free(1, 0)
         if unit.sets:
             self._commit(unit, partial(self._write, packets))
         else:
             self._write(packets)
+
+    def _settles(self, tie: Tie, queue: str, offset: int) -> list[Settle]:
+        """None where its queue has let go of it: it expired, was dropped, or is not subscribed to any more."""
+        lease = tie.lease(offset)
+        if not lease:
+            tie.known.pop(offset, None)
+            try:
+                there = self._hub.engine.outstanding(queue, [offset])
+            except BrokerError:
+                return []
+            if not there:
+                return []
+        return [Settle(queue, Outcome.ACK, offset, lease or None)]
 
     def _forget(self, packet_ids: Sequence[int]) -> None:
         """Identifiers of QoS 2 that are free again; a crash before it is noted costs a PUBREL too many."""

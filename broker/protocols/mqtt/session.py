@@ -198,11 +198,13 @@ class Session:
 
     def prolong(self) -> None:
         """Leases of somebody who is connected do not run out."""
-        for tie in (self.own, *self.shares.values()):
-            if tie is not None and tie.attachment is not None:
-                tie.attachment.extend(
-                    [token[1] for _, _, token in self.outbound.unanswered() if token[0] is tie], LEASE
-                )
+        offsets: dict[Tie, list[int]] = {}
+        for _, _, token in self.outbound.unanswered():
+            if token[0] is not None and token[0].queue is not None:
+                offsets.setdefault(token[0], []).append(token[1])
+        for tie, held in offsets.items():
+            if tie.attachment is not None:
+                tie.attachment.extend(held, LEASE)
 
     def ties(self) -> list[Tie]:
         """All that may bring messages."""

@@ -310,3 +310,31 @@ async def test_a_clean_start_during_a_publish_forgets_its_identifier(door: Door)
     again = await kept(door)
     await again.publish("a", "2", 2, 5)
     assert [row[4] for row in (await door.hub.read(LOCAL, ["a"], EARLIEST, 10)).rows] == [b"1", b"2"]
+
+
+async def test_what_was_in_flight_is_completed_after_unsubscribing(door: Door) -> None:
+    reader = await kept(door)
+    await reader.subscribe("a", qos=2)
+    writer = await door.connect("w")
+    await writer.publish("a", "1", 2)
+    packet = await reader.hear(Publish)
+    await reader.unsubscribe("a")
+    await reader.answer(packet)
+    await reader.subscribe("a", qos=2)
+    await writer.publish("a", "2", 2)
+    assert await reader.bodies(1) == ["2"]
+
+
+@pytest.mark.parametrize("text", ["a", "$share/g/a"])
+async def test_what_is_in_flight_stays_with_a_client_that_stays(door: Door, text: str) -> None:
+    reader = await kept(door)
+    await reader.subscribe(text)
+    writer = await door.connect("w")
+    await writer.publish("a", "1")
+    packet = await reader.hear(Publish)
+    for _ in range(3):
+        door.server.sessions.prolong()
+        await door.advance(80_000)
+        await reader.nothing()
+    await reader.answer(packet)
+    await reader.ping()
