@@ -59,8 +59,10 @@ class Sub:
             self.lines.put(line)
 
     def _read(self) -> None:
-        for line in self.process.stdout or ():
-            self.lines.put(line.rstrip("\n"))
+        assert self.process.stdout is not None
+        with self.process.stdout as said:
+            for line in said:
+                self.lines.put(line.rstrip("\n"))
 
     def messages(self, count: int) -> list[str]:
         found: list[str] = []
@@ -74,8 +76,6 @@ class Sub:
         self.process.terminate()
         self.process.wait(WITHIN)
         self._reader.join(WITHIN)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 def pub(served: Served, *arguments: str) -> None:
