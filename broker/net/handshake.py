@@ -55,6 +55,10 @@ async def accept(
 ) -> Listener:
     """Give each connection on a listening socket a protocol; by TLS if there is `tls` and the socket is none of this
     machine's file system. `plain` is the answer to a client that does not speak TLS where it should."""
+    if (
+        sock.family != socket.AF_UNIX
+    ):  # accepted sockets inherit it: a peer that vanished is found out, even a silent one
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if tls is None or sock.family == socket.AF_UNIX:
         return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=BACKLOG)
     return TlsListener(sock, factory, door, admission, tls, plain)

@@ -105,6 +105,8 @@ class Subscribing:
         RATE_LIMITED."""
         share = shared(request.filter)
         topics = check_filter(request.filter if share is None else share.filter)
+        if share is not None:
+            check_filter(share.group)  # for its size
         if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
         if session.sender is not None and session.sender.asked_for >= self._options.max_filters:

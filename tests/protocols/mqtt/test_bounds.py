@@ -1,6 +1,7 @@
 """Bounds: before a client is admitted, and after; what it must not do ends its connection with the reason."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ async def test_so_many_filters_and_no_more(tmp_path: Path) -> None:
         assert answer.reasons == (*[Reason.GRANTED_QOS_1] * 3, Reason.QUOTA_EXCEEDED, Reason.GRANTED_QOS_1)
         await client.unsubscribe("a")
         assert (await client.subscribe("d")).reasons == (Reason.GRANTED_QOS_1,)
+
+
+async def test_a_peer_that_vanished_is_found_out_without_a_keep_alive(door: Door) -> None:
+    await door.connect("c", V311)
+    (connection,) = door.server.connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+async def test_the_name_of_a_group_is_no_longer_than_a_topic(door: Door) -> None:
+    client = await door.connect("c")
+    answer = await client.subscribe(f"$share/{'g' * 1_025}/a", f"$share/{'g' * 1_024}/a")
+    assert answer.reasons == (Reason.TOPIC_FILTER_INVALID, Reason.GRANTED_QOS_1)
 
 
 async def test_so_many_sessions_and_no_more(tmp_path: Path) -> None:
