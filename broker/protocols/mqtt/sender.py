@@ -39,9 +39,9 @@ Waiting = tuple[Tie, Row, None] | tuple[None, Row, Wanted]
 """What no identifier is free for; of a retained message also how it was asked for."""
 Find = Callable[[int], list[Row]]
 """Looks up retained messages that have not expired by then (unix ms)."""
-PIECE, ROW_BYTES = 256 << 10, 64
-"""Bytes of what waits that are written before the socket is asked whether it takes more, and what a message counts
-beside topic and body."""
+PIECE, ROW_BYTES = 64 << 10, 64
+"""Bytes of what waits that are written before others have their turn, and what a message counts beside topic and
+body."""
 MAX_STARTS = 10_000
 MAX_HEARD = 1_000
 _UNWANTED = Wanted(2, False, b"")
@@ -132,7 +132,7 @@ class Sender:
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
         self._asked_for: deque[tuple[Find, Wanted]] = deque()  # retained messages that were not looked up yet
-        self._looking = False
+        self._goes_on = False  # soon
         self._behind: list[bytes] | None = None  # packets that wait for the last commit under way
         self._id = _id_with_gap if version == V5 else _id
 
@@ -194,8 +194,7 @@ class Sender:
             if self._behind is out:
                 self._behind = None
             self._write(b"".join(out))
-            if self._waiting:
-                self._drain()
+            self._drain()
 
         self._commit(Unit(sets=sets, sender=self._session), then)
 
@@ -272,15 +271,14 @@ class Sender:
         """Retained messages for new subscriptions, after their SUBACK. One filter is looked up at a time, once
         what the one before it found is on its way: they cost little memory, and others no time. [MQTT-3.3.1-8]"""
         self._asked_for.extend(asked)
-        if not self._looking:
-            self._look_up()
+        if not self._goes_on:
+            self._go_on()
 
-    def _look_up(self) -> None:
-        self._looking = False
-        if self.closed or self._waiting or not self._asked_for:
-            return
-        find, wanted = self._asked_for.popleft()
-        self._waiting.extend([(None, row, wanted) for row in find(self._now())])
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._asked_for and not self._waiting and not self.closed:
+            find, wanted = self._asked_for.popleft()
+            self._waiting.extend([(None, row, wanted) for row in find(self._now())])
         self._drain()
 
     @property
@@ -304,12 +302,15 @@ class Sender:
             self._write(b"".join(out))
 
     def _drain(self) -> None:
-        """Send what waits as far as identifiers are free and the socket takes it; in the order in which it came."""
-        while self._waiting and not (self.full or self.closed) and self._drain_piece():
-            pass
-        if self._asked_for and not self._waiting and not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_soon(self._look_up)
+        """Send what waits as far as identifiers are free and the socket takes it; in the order in which it came, and in
+        pieces, between which others have their turn."""
+        if self.full or self.closed:
+            return
+        if self._waiting and not self._drain_piece():
+            return
+        if (self._waiting or self._asked_for) and not self._goes_on:
+            self._goes_on = True
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def _drain_piece(self) -> bool:
         """False when no identifier is free, or the rest waits behind a commit."""

@@ -156,6 +156,19 @@ async def test_the_same_filter_over_and_over_costs_no_memory_for_each(tmp_path: 
         await reader.nothing()
 
 
+async def test_others_have_their_turn_while_much_is_sent(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        for i in range(3_000):
+            door.server.retained.put((0, f"a/{i}", 0, None, b"x"))
+        reader = await door.connect("r")
+        door.comes("r", Subscribe(1, tuple(Request(text, 1) for text in ("a/#", "+/#", "#"))))
+        sender = door.server.sessions.find("r").sender  # type: ignore[union-attr]
+        assert sender is not None
+        assert sender.waiting > 1_000
+        assert sender.asked_for == 2
+        assert len(await reader.bodies(9_000)) == 9_000
+
+
 @pytest.mark.statement("MQTT-4.7.2-1")
 def test_filters_find_what_they_match() -> None:
     retained = Retained(100, 1 << 20)
