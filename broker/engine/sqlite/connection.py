@@ -100,8 +100,8 @@ def unusable(path: Path, error: sqlite3.Error) -> BrokerError:
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Generator[None, None, None]:
     """All or nothing, and never left open."""
-    db.execute("BEGIN IMMEDIATE")
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield
         db.execute("COMMIT")
     except BaseException:

@@ -180,7 +180,9 @@ class SqliteEngine:
         await self.connection.close()
 
     def fail(self, error: Exception) -> None:
-        """A write failed: nothing more is confirmed or handed out."""
+        """A write failed: nothing more is confirmed or handed out. What fails after it is only what follows from it."""
+        if self.failed:
+            return
         self.failed = str(error) or repr(error)
         refusal = BrokerError(Code.STORAGE_FAILED, self.failed)
         for handle in self.catalog.handles.values():

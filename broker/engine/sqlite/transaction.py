@@ -77,8 +77,8 @@ def write(db: sqlite3.Connection, batch: Batch, fsync_delay: float = 0.0) -> Out
     """Do all of it and commit, or raise with nothing done."""
     started = time.perf_counter()
     outcome = Outcome()
-    db.execute("BEGIN IMMEDIATE")
     try:
+        db.execute("BEGIN IMMEDIATE")
         if batch.new_topics:
             insert(db, "INSERT INTO topic (id, name) VALUES %s", 2, list(chain.from_iterable(batch.new_topics)))
         if batch.rows:
