@@ -42,7 +42,7 @@ class Reader:
         """Rows of the commit that match. A reader that is behind finds them in the log later; rows that are in none
         (offset 0) are gone for it then, and counted."""
         if rows[0][0] == 0:
-            self._pass(rows)
+            _show(self, rows, self.credit if self.live else 0)
             return
         if not self.live:
             return
@@ -50,15 +50,6 @@ class Reader:
         handed = self._hand(rows)
         if handed < len(rows):
             self.live = False
-
-    def _pass(self, rows: Sequence[Row]) -> None:
-        seen = rows if self.live and len(rows) <= self.credit else rows[: self.credit if self.live else 0]
-        part, size = fitting(seen, self.room, False)
-        self.skipped += len(rows) - len(part)
-        if part:
-            self.credit -= len(part)
-            self.room -= size
-            self.consumer.deliver(Delivery(part))
 
     def read(self, rows: Sequence[Row], scanned: int, end: int) -> None:
         """What a read of the log found: matching rows up to `scanned`; the log ends at `end` now."""
@@ -94,9 +85,14 @@ class Tap:
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Rows that pass."""
-        part, size = fitting(rows[: self.credit], self.room, False)
-        self.skipped += len(rows) - len(part)
-        if part:
-            self.credit -= len(part)
-            self.room -= size
-            self.consumer.deliver(Delivery(part))
+        _show(self, rows, self.credit)
+
+
+def _show(reader: Reader | Tap, rows: Sequence[Row], credit: int) -> None:
+    """Hand over as many of these as so much credit and the room allow; the others pass by, counted."""
+    part, size = fitting(rows if len(rows) <= credit else rows[:credit], reader.room, False)
+    reader.skipped += len(rows) - len(part)
+    if part:
+        reader.credit -= len(part)
+        reader.room -= size
+        reader.consumer.deliver(Delivery(part))
