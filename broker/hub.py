@@ -65,9 +65,10 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Published:
-    """The receipt of one message: on disk. `offset` and `position` are None for a scheduled one, which has `due`."""
+    """The receipt of one message: on disk. `offset` and `position` are None for a scheduled one, which has `due`, and
+    for one of durability `memory`, which is in no log; that one has no `id` either, unless its publisher gave one."""
 
-    id: str
+    id: str | None
     offset: int | None
     position: str | None
     duplicate: bool = False
@@ -243,18 +244,11 @@ class Hub(Administration):
         return published
 
     def _published(self, receipt: Receipt, index: int, given: str | None) -> Published:
-        offset = receipt.duplicates.get(index)
-        duplicate = offset is not None
+        offset, duplicate = receipt.place(index), index in receipt.duplicates
         if offset is None:
-            offset = receipt.offset + index
-        if offset < 0:
-            return Published(given or "", None, None, duplicate=True)
-        return Published(
-            given or made_id(self.engine.epoch, offset, receipt.at),
-            offset,
-            f"{self.engine.epoch}.{offset}",
-            duplicate,
-        )
+            return Published(given, None, None, duplicate)
+        epoch = self.engine.epoch
+        return Published(given or made_id(epoch, offset, receipt.at), offset, f"{epoch}.{offset}", duplicate)
 
     async def committed(self, unit: Unit) -> Receipt:
         """Commit and wait for the receipt. Raises the receipt's error."""

@@ -100,8 +100,10 @@ def _summary(topic: str, done: int, receipt: dict[str, Any]) -> str:
         return f"{done:,} messages on disk, topic {topic}{last}"
     if receipt.get("duplicate"):
         return f"already there: id {receipt['id']}, offset {cell(receipt.get('offset'))}"
+    if receipt.get("due") is not None:
+        return f"scheduled: id {receipt.get('id')}, due {receipt['due']}"
     if receipt.get("offset") is None:
-        return f"scheduled: id {receipt.get('id')}, due {receipt.get('due')}"
+        return f"passed on to who listens now: topic {topic} is kept in memory alone"
     return f"on disk: offset {receipt['offset']:,}, id {receipt['id']}"
 
 

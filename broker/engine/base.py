@@ -18,7 +18,7 @@ This docstring is the specification of `tests/engine/conformance.py`:
 Floor 2.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -91,16 +91,25 @@ class Receipt:
     """What a unit's publisher is told.
 
     Message i of the unit has offset `offset + i`, unless it is in `duplicates` (index → the offset of the first
-    publish with that id; -1 when that one still waits in the schedule). `lost` lists the (subscription, offset) of
+    publish with that id; -1 when that one still waits in the schedule) or in `unlogged`: its topic is of durability
+    `memory`, so that it was shown to who listened and has no place. `lost` lists the (subscription, offset) of
     settles that came too late. `revisions`: the key/value revision after each Set.
     """
 
     offset: int = 0
     at: int = 0
     duplicates: Mapping[int, int] = field(default_factory=dict)
+    unlogged: Collection[int] = ()
     error: BrokerError | None = None
     lost: Sequence[tuple[str, int]] = ()
     revisions: Sequence[int] = ()
+
+    def place(self, index: int) -> int | None:
+        """The offset at which message `index` is found; None when it has none, or not yet."""
+        if index in self.unlogged:
+            return None
+        offset = self.duplicates.get(index, self.offset + index)
+        return None if offset < 0 else offset
 
 
 @dataclass(slots=True, eq=False)
@@ -281,7 +290,7 @@ class Engine(Protocol):
         """Show messages to taps and passing readers at once, and to nobody else; they enter no log."""
 
     def tap(self, filters: Sequence[str], consumer: Consumer) -> Attachment:
-        """See messages pass, including topics of durability `memory`; what exceeds credit is skipped."""
+        """See messages pass, including topics of durability `memory` (offset 0); what exceeds credit is skipped."""
 
     async def put_subscription(self, spec: Spec) -> bool:
         """Create or change; True when created. Raises CONFLICT (other kind), BAD_FILTER, UNSUPPORTED."""

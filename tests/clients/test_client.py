@@ -308,6 +308,20 @@ async def test_a_named_stream_keeps_its_cursor(broker: Broker) -> None:
             await b.stream(topics="s/#").commit()
 
 
+async def test_what_is_in_no_log_has_no_place(broker: Broker) -> None:
+    """Neither for its publisher nor for a tap; and no message of it is taken for one that was seen before."""
+    async with connect(broker.url) as a, a.stream(topics=["t/#", "$reply/x"], tap=True) as tap:
+        receipts = [await a.publish(topic, body) for topic, body in (("t/1", "1"), ("$reply/x", "2"))]
+        receipts += await a.publish_many([("$reply/x", "3"), ("t/1", "4")])
+        receipts.append(await a.publish("$reply/x", "5", id="mine"))
+        seen = [await anext(tap) for _ in receipts]
+        assert tap.position == receipts[3].position
+    assert [receipt.offset is None for receipt in receipts] == [False, True, True, False, True]
+    assert [receipt.id is None for receipt in receipts] == [False, True, True, False, False]
+    places = {message.body: (message.id, message.position) for message in seen}
+    assert [places[b"%d" % (i + 1)] for i in range(5)] == [(r.id, r.position) for r in receipts]
+
+
 async def test_a_tap_sees_what_passes(broker: Broker) -> None:
     async with client(broker.url) as b:
         await b.publish("t/a", b"before")

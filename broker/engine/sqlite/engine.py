@@ -271,8 +271,7 @@ class SqliteEngine:
         if stored:
             self.routes.dispatch(stored)
         if len(stored) < len(rows):
-            kept = {row[0] for row in stored}
-            self.routes.pass_by([(0, *row[1:]) for row in rows if row[0] not in kept])
+            self.routes.pass_by([row for row in rows if not row[0]])
         if self.taps.used:
             self.taps.dispatch(rows)
 

@@ -179,6 +179,8 @@ class Forming:
         self.publishers: dict[str, tuple[int, list[Refused]]] = {}
         self.sets: dict[str, tuple[bytes | None, int]] = {}
         self.rows: list[Row] = []
+        self.first = 0  # offset of the first message
+        self.unlogged: set[int] = set()  # indexes of those of durability `memory`: they have no place in the log
         self.sealing: list[Directory] = []
 
     def add(self, unit: Unit) -> None:
@@ -271,16 +273,21 @@ class Forming:
     def _number(self, first: int) -> None:
         log, batch, drafts = self.engine.log, self.batch, self.drafts
         at = batch.at
+        self.first = first
         topics = list(map(log.numbers.__getitem__, map(_topic_of, drafts)))
-        if not any(topics):  # all of durability `memory`: nothing to store, no place in the log
-            self.rows = [(0, t, at, m, b) for t, m, b in drafts]
-            return
+        if 0 in topics:
+            self.unlogged = {i for i, number in enumerate(topics) if not number}
+            if not any(topics):  # nothing to store
+                self.rows = [(0, t, at, m, b) for t, m, b in drafts]
+                return
         log.next_offset = first + len(drafts)
         self.rows = [(o, t, at, m, b) for o, (t, m, b) in enumerate(drafts, first)]
         batch.rows, batch.topics = self.rows, topics
-        if 0 in topics:
-            stored = [i for i, number in enumerate(topics) if number]
-            batch.rows, batch.topics = [self.rows[i] for i in stored], [topics[i] for i in stored]
+        if self.unlogged:
+            batch.rows = [row for row, number in zip(self.rows, topics, strict=True) if number]
+            batch.topics = [number for number in topics if number]
+            for i in self.unlogged:
+                self.rows[i] = (0, *self.rows[i][1:])
         if any(map(_meta_of, drafts)):
             self._entered(first)
             internal = self._internal()
@@ -360,7 +367,7 @@ class Forming:
         log, batch, rows = self.engine.log, self.batch, self.rows
         duplicates = outcome.duplicates
         if duplicates and batch.rows is not rows:
-            duplicates = {batch.rows[i][0] - rows[0][0]: offset for i, offset in duplicates.items()}
+            duplicates = {batch.rows[i][0] - self.first: offset for i, offset in duplicates.items()}
         for directory in self.sealing:
             log.sealed(directory)
         stored, numbers = batch.rows, batch.topics
@@ -386,17 +393,19 @@ class Forming:
                 handle.pump()
 
     def _answer(self, duplicates: dict[int, int]) -> None:
-        first = self.rows[0][0] if self.rows else 0
         for unit, receipt, index in self.answers:
             if receipt.error is None:
                 for scheduled in unit.schedules:
                     self.engine.upkeep.planned(scheduled.due)
             if unit.done is None:
                 continue
-            receipt.offset = first + index
-            if duplicates and unit.publishes and receipt.error is None:
-                end = index + len(unit.publishes)
-                receipt.duplicates = {i - index: o for i, o in duplicates.items() if index <= i < end}
+            receipt.offset = self.first + index
+            if receipt.error is None:
+                mine = range(index, index + len(unit.publishes))
+                if duplicates:
+                    receipt.duplicates = {i - index: duplicates[i] for i in mine if i in duplicates}
+                if self.unlogged:
+                    receipt.unlogged = frozenset([i - index for i in mine if i in self.unlogged])
             try:
                 unit.done(receipt)
             except Exception:

@@ -74,9 +74,10 @@ class Received(Message):
 
 class Receipt(Shape):
     """The message is on disk. `duplicate`: its id was known, and `offset` is the first one's. A delayed message has
-    neither offset nor position yet, and says when it is `due`."""
+    neither offset nor position yet, and says when it is `due`. One to a topic of durability `memory` never has, for it
+    is in no log: it was shown to who listened; its `id` is null unless its publisher gave one."""
 
-    id: str
+    id: str | None
     offset: int | None
     position: Position | None
     duplicate: bool

@@ -215,8 +215,8 @@ class Intake:
                 self._failed(answers, receipt.error)
                 return
             for index, (topic, meta, body) in retained:
-                offset = receipt.offset + index if index >= 0 else 0
-                row: Row = (offset, topic, receipt.at, meta, body)
+                offset = receipt.place(index) if index >= 0 else None
+                row: Row = (offset or 0, topic, receipt.at, meta, body)
                 self._connection.server.retained.put(row)
             self._answer(answers)
 

@@ -213,12 +213,12 @@ class Intake:
                 self._refuse(first, last - first + 1, receipt.error)
             self._send(wire.CONFIRM, last, (), ())
             return
-        if not receipt.duplicates:
+        if not (receipt.duplicates or receipt.unlogged):
             self._send(wire.CONFIRM, last, _runs(marks, receipt), ())
             return
         places = {index + i: sequence + i for sequence, index, count in marks for i in range(count)}
         duplicates = [(places[i], offset) for i, offset in receipt.duplicates.items()]
-        runs = _runs(_without(marks, receipt.duplicates), receipt)
+        runs = _runs(_without(marks, receipt.duplicates.keys() | receipt.unlogged), receipt)
         self._send(wire.CONFIRM, last, runs, duplicates)
 
     def transact(self, frame: Frame) -> None:

@@ -27,7 +27,7 @@ export interface PublishOptions {
 
 export interface Receipt {
   id: string;
-  /** null for a delayed message, which has `due`. */
+  /** null for a delayed message, which has `due`, and for one to a topic that is kept in memory alone, in no log. */
   offset: number | null;
   position: string | null;
   /** It was stored before: by an earlier publish with this id, or by the try whose answer a lost connection swallowed. */

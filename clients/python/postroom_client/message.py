@@ -22,7 +22,8 @@ Row = tuple[int, str, int, bytes | None, bytes]
 
 
 class LoggedMessage:
-    """What was published: a row of the log, as `read`, `peek`, `stream` and `tap` give it."""
+    """What was published: a row of the log, as `read`, `peek`, `stream` and `tap` give it. `offset` is 0 for what a tap
+    sees of topics of durability `memory`: it is in no log."""
 
     __slots__ = ("_decoder", "_epoch", "_meta", "_row", "offset", "recovered")
 
@@ -68,14 +69,15 @@ class LoggedMessage:
         return self._meta
 
     @property
-    def id(self) -> str:
-        """Its publisher's id for it, else the one computed from its place."""
-        return self.meta.get("id") or made_id(self._epoch, self.offset, self._row[2])
+    def id(self) -> str | None:
+        """Its publisher's id for it, else the one computed from its place; None when it has neither."""
+        given: str | None = self.meta.get("id")
+        return given or (made_id(self._epoch, self.offset, self._row[2]) if self.offset else None)
 
     @property
-    def position(self) -> str:
-        """Keep this to read on after this message."""
-        return f"{self._epoch}.{self.offset}"
+    def position(self) -> str | None:
+        """Keep this to read on after this message. None for one that is in no log."""
+        return f"{self._epoch}.{self.offset}" if self.offset else None
 
     @property
     def key(self) -> str | None:

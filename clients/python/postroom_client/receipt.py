@@ -6,8 +6,9 @@ from postroom_client.identity import made_id
 class Receipt:
     """The message is committed and fsynced.
 
-    `offset` and `position` are None for a message that waits in the schedule, and for one whose commit was learnt of
-    only from the greeting after a lost connection. `duplicate`: an earlier message had this id; `offset` is its place.
+    `offset` and `position` are None for a message that waits in the schedule, for one whose commit was learnt of only
+    from the greeting after a lost connection, and for one to a topic of durability `memory`: that was shown to who
+    listened, and is in no log. `duplicate`: an earlier message had this id; `offset` is its place.
     """
 
     __slots__ = ("_epoch", "_given", "at", "duplicate", "offset")

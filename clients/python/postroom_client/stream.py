@@ -79,7 +79,7 @@ class Stream:
     def delivered(self, rows: Sequence[Row], tries: Mapping[int, tuple[int, int]] | None) -> None:
         """DELIVER."""
         del tries  # streams have none
-        if self._taken >= 0:
+        if self._taken >= 0 and self._live == "stream":
             fresh = [row for row in rows if row[0] > self._taken]
             for row in rows[: len(rows) - len(fresh)]:
                 self._spend(row)
@@ -135,7 +135,7 @@ class Stream:
         self._spend(row)
         message = LoggedMessage(row, self._epoch, self._decoder, recovered=not self._gap)
         self._gap = False
-        self.position = f"{self._epoch}.{row[0]}"
+        self.position = message.position or self.position
         return message
 
     def _spend(self, row: Row) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
 from broker.core.message import unpack_meta
+from broker.core.position import LATEST
 from broker.core.subscription import Outcome
 from broker.engine.base import Receipt, Scheduled, Sequences, Set, Settle, Unit
 from tests.engine.world import EngineFactory, World, open_world
@@ -25,6 +26,23 @@ class TestCommit:
         assert [row[2] for row in rows] == [receipt.at] * 2
         assert receipt.at == world.clock.now_ms
         assert unpack_meta(rows[0][3]) == {"key": "k", "headers": {"h": "v"}}
+
+    async def test_what_is_in_no_log_has_no_place(self, world: World) -> None:
+        """`$reply/#` is of durability `memory`; alone, and among others."""
+        (tap, follower) = (world.tap(["#", "$reply/#"]), world.follow(["#"], LATEST))
+        alone = await world.commit(Unit([world.draft("$reply/a", "r1"), world.draft("$reply/a", "r2")]))
+        units = [
+            Unit([world.draft("a", "1"), world.draft("$reply/a", "r3"), world.draft("a", "2", id="x")]),
+            Unit([world.draft("a", "2", id="x")]),
+            Unit([world.draft("$reply/a", "r4", id="x")]),
+        ]
+        mixed, again, last = await asyncio.gather(*map(world.answer, units))
+        assert [[r.place(i) for i in range(n)] for r, n in ((alone, 2), (last, 1))] == [[None, None], [None]]
+        first, second = [row[0] for row in await follower.take(2)]
+        assert [mixed.place(i) for i in range(3)] == [first, None, second]
+        assert again.place(0) == second
+        seen = {row[4].decode(): row[0] for row in await tap.take(6)}
+        assert seen == {"r1": 0, "r2": 0, "r3": 0, "r4": 0, "1": first, "2": second}
 
     async def test_offsets_rise_strictly_and_senders_keep_their_order(self, world: World) -> None:
         units = [Unit([world.draft("a", f"{s}{i}")], sender=s) for i in range(40) for s in "xyz"]

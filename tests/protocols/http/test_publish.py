@@ -27,6 +27,19 @@ async def test_a_receipt_says_where_the_message_is_on_disk(door: Door) -> None:
     assert (message["id"], message["offset"], message["position"]) == (receipt["id"], 1, receipt["position"])
 
 
+async def test_what_is_in_no_log_has_no_place(door: Door) -> None:
+    """Topics of durability `memory`, of which `$reply/#` is one."""
+    receipt = await door.publish("$reply/a", "1")
+    assert receipt == {"id": None, "offset": None, "position": None, "duplicate": False}
+    receipt = await door.publish("$reply/a", "1", Postroom_Id="mine")
+    assert receipt == {"id": "mine", "offset": None, "position": None, "duplicate": False}
+    both = [{"topic": "$reply/a", "body": 1}, {"topic": "a", "body": 2}]
+    (passed, stored) = (await door("POST", "/v1/messages", both, Content_Type="application/json")).json["receipts"]
+    assert (passed["offset"], passed["position"], passed["id"]) == (None, None, None)
+    (message,) = (await door("GET", "/v1/topics/a/messages")).json["messages"]
+    assert (message["id"], message["offset"]) == (stored["id"], stored["offset"])
+
+
 async def test_every_option_comes_back(door: Door) -> None:
     await door.publish(
         "orders/created",

@@ -132,6 +132,7 @@ def test_times() -> None:
         Published("é", 7, "e.7", duplicate=True),
         Published("x", None, None, duplicate=True),
         Published("x", None, None, due=TIME),
+        Published(None, None, None),
     ],
 )
 def test_receipts(published: Published) -> None:

@@ -189,10 +189,12 @@ async def test_publish_answers_after_the_commit_and_stores_an_id_once(door: Door
         {"topic": "b", "body": "hello", "content_type": "text/plain"},
         {"topic": "c", "body_base64": "AP8="},
         {"topic": "d", "body": 1, "delay": "1h"},
+        {"topic": "$reply/in-no-log", "body": 1},
     ]
     receipts = (await talk.ask("publish", "published", ref=1, messages=messages))["receipts"]
-    assert [r["offset"] for r in receipts] == [1, 2, 3, None]
+    assert [r["offset"] for r in receipts] == [1, 2, 3, None, None]
     assert "due" in receipts[3]
+    assert receipts[4] == {"id": None, "offset": None, "position": None, "duplicate": False}
     page = (await door("GET", "/v1/topics/%23/messages")).json["messages"]
     assert [m.get("body", m.get("body_base64")) for m in page] == [{"x": [1, None]}, "hello", "AP8="]
     assert (page[0]["id"], page[0]["key"], page[0]["headers"], page[0]["priority"]) == ("one", "k", {"h": "v"}, 3)

@@ -190,3 +190,15 @@ def test_filters_find_what_they_match() -> None:
     for topic in retained.topics():
         retained.put((1, topic, 0, None, b""))
     assert (len(retained), retained.size, retained._root.below) == (0, 0, {})
+
+
+async def test_of_a_topic_that_is_in_no_log(door: Door) -> None:
+    writer = await door.connect("w")
+    for qos in (0, 1):
+        await writer.publish("$reply/a", f"kept {qos}", qos, retain=True)
+    await writer.ping()
+    await door.world.quiet()
+    reader = await door.connect("r")
+    await reader.subscribe("$reply/a", qos=1)
+    packet = await reader.take()
+    assert (packet.payload, packet.retain, packet.qos) == (b"kept 1", True, 1)

@@ -50,6 +50,23 @@ async def test_an_atomic_batch_is_confirmed_by_its_own_commit_alone(
         assert [frame[1] for frame in told(client, wire.CONFIRM)] == [1, 3, 4]
 
 
+async def test_a_confirm_names_no_place_for_what_is_in_no_log(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world:
+        client = await publisher(world)
+        client.say([wire.PUBLISH, 1, [["$reply/a", b"1"], ["$reply/a", b"2"]]])
+        await world.quiet()
+        client.say(
+            [wire.PUBLISH, 3, [["a", b"3"], ["$reply/a", b"4"], ["a", b"5", {"id": "x"}], ["a", b"5", {"id": "x"}]]]
+        )
+        await world.quiet()
+        first, second = [row[0] for row in (await world.read()).rows]
+        at = world.clock.now_ms
+        assert [frame[1:] for frame in told(client, wire.CONFIRM)] == [
+            [2, [], []],
+            [6, [[3, 1, first, at], [5, 1, second, at]], [[6, second]]],
+        ]
+
+
 async def test_a_refusal_at_once_does_not_confirm_what_is_being_committed(tmp_path: Path) -> None:
     async with open_world(tmp_path / "data", make) as world:
         client = await publisher(world)
