@@ -17,6 +17,7 @@ from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
 from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Properties, Publish
 from broker.protocols.mqtt.codec.reasons import FROM_SERVER
+from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.flow.inbound import Do
 from broker.protocols.mqtt.kept import inbound_key, retained_set
 from broker.protocols.mqtt.meaning import BY_QOS, packed
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _plain = Struct(">BBH").pack
 PUBACK, PUBREC = 0x40, 0x50
-MAX_REASON = 1_000
-"""Characters of a reason in words."""
 Answers = list[int | bytes]
 """What a commit answers, in order: the identifier of a message with QoS 1, that of one with QoS 2 as a negative number,
 or a packet."""

@@ -6,14 +6,14 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from broker.auth.doorkeeper import Doorkeeper, Trusting
+from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Set, Unit
 from broker.hub import Hub
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
-from broker.net.handshake import Listener, accept
+from broker.net.door import Door
 from broker.net.tls import Tls
 from broker.observe.metrics import Figures, counter, gauge
 from broker.protocols.mqtt.codec.codes import Reason
@@ -40,8 +40,10 @@ HEAD = 128 << 10
 """What a packet may have beside its payload: topic and properties."""
 
 
-class MqttServer:
+class MqttServer(Door[Connection]):
     """All connections of MQTT on the sockets it is given. `principal_of` finds who has a name."""
+
+    name = "mqtt"
 
     def __init__(
         self,
@@ -52,23 +54,17 @@ class MqttServer:
         doorkeeper: Doorkeeper | None = None,
         principal_of: Callable[[str], Principal] = lambda _: LOCAL,
     ) -> None:
-        self.hub = hub
+        super().__init__(hub, admission, tls, doorkeeper)
         self.options = options
-        self.tls = tls
-        self.doorkeeper = doorkeeper or Trusting()
-        self.admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
         self.packet_limits = Limits(max_packet=hub.limits.max_body + HEAD, max_connect=hub.limits.max_hello_frame)
         self.retained = Retained(options.retained_messages, options.retained_bytes)
         self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
         self.state = State(hub)
         self.subscribing = Subscribing(hub, options, self.sessions, (self.retained, self.state.current))
         self.encoded = Encoded()
-        self.connections: set[Connection] = set()
         self.counts: Counter[str] = Counter()
-        self.loop: asyncio.AbstractEventLoop
         self.connecting: Deadlines[Connection]
         self._silences: dict[float, Deadlines[Connection]] = {}
-        self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
 
@@ -80,12 +76,7 @@ class MqttServer:
             self.retained.put(retained_row(key, value))
         await self.sessions.load()
         self.state.tell(self.status())
-        for sock in sockets:
-            self._listeners.append(
-                await accept(
-                    sock, lambda: Connection(self), door="mqtt", admission=self.admission, tls=self.tls, plain=b""
-                )
-            )
+        await self.listen(sockets, lambda: Connection(self))
         self._timer = self.loop.call_later(TICK, self._on_timer)
 
     def _too_late(self, connection: Connection) -> None:
@@ -156,8 +147,7 @@ class MqttServer:
     def drain(self) -> None:
         """Accept no one, and send everybody away: sessions and wills are kept for the next start."""
         self.sessions.stopping = True
-        for listener in self._listeners:
-            listener.close()
+        self.shut()
         for connection in list(self.connections):
             connection.fail(BrokerError(Code.SHUTTING_DOWN, "the daemon is stopping"))
 
@@ -170,6 +160,4 @@ class MqttServer:
         self.connecting.close()
         for deadlines in self._silences.values():
             deadlines.close()
-        await asyncio.sleep(0)
-        for connection in list(self.connections):
-            connection.transport.abort()
+        await self.abort()

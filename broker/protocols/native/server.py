@@ -3,21 +3,17 @@
 import asyncio
 import logging
 import socket
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from broker.auth.doorkeeper import Doorkeeper, Trusting
+from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.identity import Credentials, Identity
-from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
-from broker.net.address import UNIX, host_port, is_here, peer_of
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
-from broker.net.handshake import Listener, accept
-from broker.net.tls import Tls, peer_names
-from broker.observe.access import access, access_wanted
+from broker.net.door import Door, DoorConnection
+from broker.net.tls import Tls
 from broker.observe.origin import ORIGIN, Asked
 from broker.protocols.native import wire
 from broker.protocols.native.options import NativeOptions
@@ -25,48 +21,32 @@ from broker.protocols.native.requests import Requests
 from broker.protocols.native.session import MAX_REQUESTS, Session
 
 logger = logging.getLogger(__name__)
-HIGH_WATER = 4 << 20
 _PLAIN = wire.encode((wire.ERROR, None, Code.BAD_FRAME.value, "This port speaks TLS; write postrooms://HOST:PORT."))
 """The answer to a client that speaks plainly where TLS is spoken."""
 
 
-class Connection(asyncio.Protocol):
-    """One socket; the `Shell` of its session, and an OpenConnection of the register."""
+class Connection(DoorConnection):
+    """One socket; the `Shell` of its session."""
 
-    door = "native"
-    id = ""
-    since = 0.0
-    address, port = UNIX, 0
-    principal: Principal | None = None
-    identity: Identity | None = None
-    peer_names: tuple[str, ...] = ()  # of the client's certificate
+    high_water = 4 << 20
+    server: "NativeServer"
 
     def __init__(self, server: "NativeServer") -> None:
-        self.server = server
+        super().__init__(server)
         self.session = Session(server.hub, self, server.options.heartbeat)
         self.heard = True
         self.asked = False
-        self.admitted = False
-        self.held = False  # we do not read
-        self._tasks: set[asyncio.Task[None]] = set()
         self._verbs: Requests
 
     # asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accepted."""
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        self.address, self.port = peer_of(transport)
-        self.peer_names = peer_names(transport)
-        try:
-            self.server.admission.admit(self)
-        except BrokerError as error:
-            self.session.fail(error)
-            return
-        self.admitted = True
-        transport.set_write_buffer_limits(high=HIGH_WATER)
-        self.server.connections.add(self)
+    def opened(self) -> None:
+        """See DoorConnection."""
         self.server.hellos.begin(self)
+
+    def turned_away(self, error: BrokerError) -> None:
+        """See DoorConnection."""
+        self.session.fail(error)
 
     def data_received(self, data: bytes) -> None:
         """Read."""
@@ -87,36 +67,14 @@ class Connection(asyncio.Protocol):
         """It has drained."""
         self.session.full(full=False)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Gone."""
-        self.server.connections.discard(self)
+        super().connection_lost(exc)
         self.server.hellos.end(self)
-        if self.admitted:
-            self.server.admission.leave(self)
         for task in self._tasks:
             task.cancel()
-        self._log_end()
         self.session.lost()
         self.server.forget(self)
-
-    def _log_end(self) -> None:
-        """One line of the access log."""
-        session = self.session
-        failed = session.error is not None and session.error.code is not Code.SHUTTING_DOWN
-        if access_wanted(failed=failed):
-            access(
-                "connection",
-                failed=failed,
-                door=self.door,
-                address=host_port(self.address, self.port),
-                principal=self.principal and self.principal.name,
-                client=session.client,
-                publisher=session.publisher,
-                connection=self.id,
-                seconds=round(time.time() - self.since, 3) if self.since else None,
-                code=session.error and session.error.code.value,
-                error=session.error and session.error.detail,
-            )
 
     # Of the register
 
@@ -126,54 +84,40 @@ class Connection(asyncio.Protocol):
         return self.session.client
 
     @property
+    def error(self) -> BrokerError | None:
+        """What the client was told at the end."""
+        return self.session.error
+
+    def about(self) -> Mapping[str, object]:
+        """See DoorConnection."""
+        return {"publisher": self.session.publisher}
+
+    @property
     def arriving(self) -> int:
         """Bytes of a frame that is not whole yet, and of frames put aside."""
         return self.session.kept
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the client has not read."""
-        return self.transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self.transport.abort()
 
     def dismiss(self, error: BrokerError) -> None:
         """Tell why in an ERROR and close; what was in hand is ready again at no cost."""
         self.session.dismiss(error)
 
-    # Shell
+    def too_slow(self, error: BrokerError) -> None:
+        """See DoorConnection."""
+        self.session.error = error
+        self.session.closed = True
+        self.transport.abort()
 
-    def write(self, data: bytes) -> None:
-        """Send; a reader that lets too much pile up is let go."""
-        self.transport.write(data)
-        self.server.admission.sent(len(data))
-        if self.transport.get_write_buffer_size() > self.server.hub.limits.max_unsent_per_connection + HIGH_WATER:
-            logger.warning("a slow reader was closed", extra={"client": self.session.client})
-            self.session.closed = True
-            self.transport.abort()
+    # Shell
 
     def close(self) -> None:
         """Send what was written, then close."""
         self.transport.close()
 
-    def hold(self, *, reading: bool) -> None:
-        """Stop or go on reading."""
-        self.held = not reading
-        if self.transport.is_closing():
-            return
-        if reading:
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
-
     def identify(self, credentials: Credentials | None) -> Identity | None:
         """By credentials, certificate or place; a password takes a task."""
-        keeper = self.server.doorkeeper
-        identity = keeper.check(keeper.greet(here=is_here(self.address), names=self.peer_names), credentials)
+        identity = self.recognize(credentials)
         if identity is None and credentials is not None:
-            self._run(self._prove(credentials))
+            self.run(self._prove(credentials))
         return identity
 
     async def _prove(self, credentials: Credentials) -> None:
@@ -189,8 +133,7 @@ class Connection(asyncio.Protocol):
 
     def greeted(self, identity: Identity) -> None:
         """HELLO said who speaks."""
-        self.identity, self.principal = identity, identity.principal
-        self.server.admission.identify(self)
+        self.speaks_for(identity)
         self._verbs = Requests(self.server.hub, identity.principal)
 
     def take_over(self, publisher: str) -> None:
@@ -213,12 +156,7 @@ class Connection(asyncio.Protocol):
         if len(self._tasks) >= MAX_REQUESTS:
             self.session.send(wire.ERROR, number, Code.RATE_LIMITED.value, "too many requests at once")
             return
-        self._run(self._answer(number, verb, arguments))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self.server.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.run(self._answer(number, verb, arguments))
 
     async def _answer(self, number: int, verb: str, arguments: Any) -> None:
         ORIGIN.set(Asked(self.door, self.address, f"{self.id}-{number}"))
@@ -233,8 +171,11 @@ class Connection(asyncio.Protocol):
             self.session.send(wire.ERROR, number, Code.INTERNAL.value, "see the broker's log")
 
 
-class NativeServer:
+class NativeServer(Door[Connection]):
     """All connections of the native protocol on the sockets it is given."""
+
+    name = "native"
+    plain = _PLAIN
 
     def __init__(
         self,
@@ -244,27 +185,17 @@ class NativeServer:
         tls: Tls | None = None,
         doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        self.hub = hub
+        super().__init__(hub, admission, tls, doorkeeper)
         self.options = options
-        self.tls = tls
-        self.doorkeeper = doorkeeper or Trusting()
-        self.admission = Admission(hub.limits, hub.flow.limited) if admission is None else admission
-        self.connections: set[Connection] = set()
         self.publishers: dict[str, Connection] = {}
-        self._listeners: list[Listener] = []
         self._beat: asyncio.TimerHandle | None = None
-        self.loop: asyncio.AbstractEventLoop
         self.hellos: Deadlines[Connection]
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these listening sockets."""
         self.loop = asyncio.get_running_loop()
         self.hellos = Deadlines(self.loop, self.options.hello_timeout / 1000, self._too_late)
-        for sock in sockets:
-            listener = await accept(
-                sock, lambda: Connection(self), door="native", admission=self.admission, tls=self.tls, plain=_PLAIN
-            )
-            self._listeners.append(listener)
+        await self.listen(sockets, lambda: Connection(self))
         self._beat = self.loop.call_later(self.options.heartbeat / 1000, self._heartbeat)
 
     def _too_late(self, connection: Connection) -> None:
@@ -293,8 +224,7 @@ class NativeServer:
 
     def drain(self) -> None:
         """Accept no one, deliver nothing more, tell the clients."""
-        for listener in self._listeners:
-            listener.close()
+        self.shut()
         for connection in list(self.connections):
             connection.session.drain("the daemon is stopping")
 
@@ -303,10 +233,7 @@ class NativeServer:
         if self._beat is not None:
             self._beat.cancel()
         self.hellos.close()
-        for listener in self._listeners:
-            listener.close()
+        self.shut()
         for connection in list(self.connections):
             connection.session.close()
-        await asyncio.sleep(0)
-        for connection in list(self.connections):
-            connection.transport.abort()
+        await self.abort()
