@@ -2,7 +2,7 @@
 
 It decides the order of starting (lock, recovery, declared subscriptions, connectors, doors, ready) and of stopping
 (a drain, then the same backwards), what SIGHUP takes up, and what the service manager is told. Every task that runs as
-long as the daemon is named in `_start_tasks`, `_start_webhooks` and `_start_drops`. Floor 6.
+long as the daemon is named in `_start_tasks` or belongs to `links`. Floor 6.
 """
 
 import asyncio
@@ -11,12 +11,9 @@ import os
 import platform
 import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from broker import __version__, process
@@ -25,21 +22,17 @@ from broker.auth.doorkeeper import Strict, Trusting
 from broker.auth.first import make_admin
 from broker.auth.options import AuthOptions
 from broker.auth.principal import BROKER, LOCAL
-from broker.config import DOORS, Config, ConfigError, load_config
-from broker.config.problem import key_of
-from broker.connectors.file.drop import DropFolder
-from broker.connectors.file.figures import figures as drop_figures
-from broker.connectors.file.options import DropOptions
-from broker.connectors.webhook.send import WebhookSender
+from broker.config import Config, ConfigError, load_config
+from broker.config.change import change
 from broker.core.errors import BrokerError
 from broker.core.spec import spec_values
 from broker.core.subscription import Spec
 from broker.doors import Doors
-from broker.engine.base import Unit
 from broker.engine.keyspace import Keyspace
 from broker.engine.lock import FolderError, FolderLock
 from broker.engine.sqlite.engine import SqliteEngine
 from broker.hub import AUTH_KEYS, Hub
+from broker.links import Links
 from broker.net.activation import ActivationError
 from broker.net.listener import ListenError
 from broker.observe.access import configure_access_log
@@ -52,16 +45,16 @@ from broker.protocols.http.server import HttpServer
 from broker.protocols.mqtt.server import MqttServer
 from broker.protocols.native.server import NativeServer
 from broker.tasks import Tasks, cancelled
+from broker.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
 LOOK, DRAIN_LOOK = 1.0, 0.05
-"""Seconds between two looks at the engine's state; the same while it drains."""
+"""Seconds between two looks at which tokens have ended, and, while it drains, at what is still in hand."""
 RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
 CLOSING = 30.0
 """Seconds that the service manager is asked for beside the grace, to commit what waits and close the log."""
-NEEDS_RESTART = ("data_dir", "native", "http", "mqtt", "limits", "engine")
 
 
 class StartError(Exception):
@@ -89,13 +82,11 @@ class Daemon:
         self._read = read or (lambda: load_config(config.source, self._environ))
         self._notifier = Notifier(self._environ)
         self._stack = AsyncExitStack()
-        self._drops: dict[str, DropFolder] = {}
         self._lag = LoopLag()
         self._tasks = Tasks()
         self._stop_wanted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload_wanted = asyncio.Event()
-        self._state = "running"
         self._stopped = False
 
     # Life
@@ -151,11 +142,13 @@ class Daemon:
         await self._recover()
         self._stack.push_async_callback(self.engine.stop)
         self.hub = Hub(self.engine, config.limits, audit=True)
+        self._vigil = Vigil(self.hub, self._notifier, lambda: self.addresses)
+        self._links = Links(self.hub, self._tasks)
         self._stack.push_async_callback(self._tasks.end)
         await self._open_directory()
-        self._start_webhooks()
+        self._links.start_webhooks(config.webhooks)
         await self._declare(config.specs())
-        self._start_drops(config.drop)
+        self._links.start_drops(config.drop)
         await self._open_doors()
         self._start_tasks()
 
@@ -177,7 +170,7 @@ class Daemon:
                 self._say(f"postroom: {door} listening on {address}")
         self.hub.record(BROKER, "daemon.start", "", more={"version": __version__, "doors": self.addresses})
         self._say("postroom: ready")
-        self._notifier.ready(self._status())
+        self._notifier.ready(self._vigil.status())
         log.info(
             "ready",
             extra={"version": __version__, "pid": os.getpid(), "data_dir": str(self.config.data_dir.absolute())},
@@ -191,8 +184,8 @@ class Daemon:
         grace = self.config.grace / 1000
         self._notifier.stopping("draining", grace + CLOSING)
         log.info("draining", extra={"grace_ms": self.config.grace})
-        # Nothing new begins: no reload, and no file (what is in hand is carried on by the next start).
-        await self._tasks.end("reload", *(f"drop {feed}" for feed in self._drops))
+        await self._tasks.end("reload")  # nothing new begins
+        await self._links.close_sources()
         await self._drain(grace)
         self.hub.record(BROKER, "daemon.stop", "")
         await self._stack.aclose()
@@ -204,7 +197,7 @@ class Daemon:
         self._mqtt.drain()
         work = [
             asyncio.create_task(self._http.stop(grace), name="drain http"),
-            asyncio.create_task(self._webhooks.drain(grace), name="drain webhooks"),
+            asyncio.create_task(self._links.webhooks.drain(grace), name="drain webhooks"),
             asyncio.create_task(self._until_settled(), name="drain leases"),
         ]
         drained = asyncio.create_task(asyncio.wait(work), name="drained")
@@ -229,62 +222,19 @@ class Daemon:
     def _start_tasks(self) -> None:
         self._lag.start()
         self._stack.callback(self._lag.stop)
-        self._tasks.keep("state", self._watch_state)
+        self._tasks.keep("state", self._vigil.watch_state)
         self._tasks.keep("strain", self._doors.strain.run)
         self._tasks.keep("reload", self._reload_on_request)
         self._tasks.keep("certificates", self._doors.watch_certificates)
         self._tasks.keep("tokens", self._expire_tokens)
         if self._notifier.watchdog_seconds is not None:
-            self._tasks.keep("watchdog", self._feed_watchdog)
-
-    def _start_webhooks(self) -> None:
-        self._webhooks = WebhookSender(self.hub, self.config.webhooks)
-        self._tasks.keep("webhooks", self._webhooks.run)
-
-    def _start_drops(self, folders: tuple[DropOptions, ...]) -> None:
-        for options in folders:
-            folder = self._drops[options.feed] = DropFolder(self.hub, options)
-            self._tasks.keep(f"drop {options.feed}", folder.run)
-
-    async def _watch_state(self) -> None:
-        """Say when the engine stops taking messages and takes them again, and when limits are no longer felt."""
-        while True:
-            stats = self.engine.stats()
-            if stats.state != self._state:
-                self._state = stats.state
-                level = logging.INFO if stats.state == "running" else logging.CRITICAL
-                log.log(level, "engine %s", stats.state, extra={"reason": stats.reason})
-                self._notifier.status(self._status())
-            self.hub.flow.limited.tick()
-            await asyncio.sleep(LOOK)
+            self._tasks.keep("watchdog", self._vigil.feed_watchdog)
 
     async def _expire_tokens(self) -> None:
         """Tokens end in time for those, too, who are connected."""
         while True:
             self.directory.expire()
             await asyncio.sleep(LOOK)
-
-    async def _feed_watchdog(self) -> None:
-        """Three times per period: only when an empty unit came back from the writer is the daemon alive."""
-        period = self._notifier.watchdog_seconds or LOOK
-        while True:
-            if await self._is_alive(period):
-                self._notifier.alive()
-            await asyncio.sleep(period / 3)
-
-    async def _is_alive(self, within: float) -> bool:
-        try:
-            async with asyncio.timeout(within):
-                await self.hub.committed(Unit(sender=self))
-        except (BrokerError, TimeoutError) as error:
-            log.error("the writer gives no sign of life", extra={"error": str(error)})  # noqa: TRY400
-            return False
-        return True
-
-    def _status(self) -> str:
-        if self._state != "running":
-            return f"{self._state}: {self.engine.stats().reason}"
-        return "serving " + ", ".join(f"{door} on {' '.join(found)}" for door, found in self.addresses.items())
 
     # Who may do what
 
@@ -328,7 +278,7 @@ class Daemon:
             doorkeeper=doorkeeper,
             routes=AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
             more=self._more_status,
-            secret=self._webhook_secret,
+            secret=self._links.secret,
             collected=registry(FigureCollector(self._figures, {"loop_lag_seconds": self._lag.seconds})),
         )
         await self._native.start(sockets["native"])
@@ -345,9 +295,7 @@ class Daemon:
 
     def _more_status(self) -> dict[str, Any]:
         """What `/v1/status` says beside the engine's numbers."""
-        webhooks = {status.subscription: asdict(status) for status in self._webhooks.status()}
-        drops = {feed: asdict(folder.status()) for feed, folder in self._drops.items()}
-        return {"webhooks": webhooks, "drop": drops, "mqtt": self._mqtt.status(), "tls": self._doors.status()}
+        return {**self._links.status(), "mqtt": self._mqtt.status(), "tls": self._doors.status()}
 
     def _figures(self) -> list[Figures]:
         """What `/metrics` says beside the engine's and the HTTP door's numbers."""
@@ -356,13 +304,8 @@ class Daemon:
             gauge("build_info", "The program that runs; always 1", ("version", "python"), build),
             *self._doors.figures(),
             *self._mqtt.figures(),
-            *self._webhooks.figures(),
-            *drop_figures([folder.status() for folder in self._drops.values()]),
+            *self._links.figures(),
         ]
-
-    async def _webhook_secret(self, name: str) -> str:
-        """Of the sender that is there now; a changed configuration brings another."""
-        return await self._webhooks.secret(name)
 
     # Configuration
 
@@ -396,96 +339,29 @@ class Daemon:
             log.error("configuration not taken up: nothing was changed", extra={"problems": problems})  # noqa: TRY400
             self.hub.record(BROKER, "config.reload", str(self.config.source or ""), "refused", {"problems": problems})
         finally:
-            self._notifier.ready(self._status())
+            self._notifier.ready(self._vigil.status())
 
     async def _take_up(self, new: Config) -> None:
-        old, changed = self.config, _changes(self.config, new)
-        kept = {name: getattr(old, name) for name in NEEDS_RESTART}
-        if (old.auth is None) != (new.auth is None):
-            kept["auth"] = old.auth
-            changed.remove("auth")
-        kept |= {door: kept[door].model_copy(update={"tls": getattr(new, door).tls}) for door in DOORS}
-        waits = [name for name in NEEDS_RESTART if kept[name] != getattr(new, name)]
-        if "auth" in kept:
-            waits.append("auth")
-        elif new.auth is not None:
-            self._strict.take_up(new.auth)
-        waits += self._doors.take_up(new) + _changed_durability(old, new)
-        self.config = new.model_copy(update=kept).read_from(new.source, new.secrets)
-        if "log" in changed or new.secrets != old.secrets:
-            _configure_logs(new)
-        if "webhooks" in changed:
-            before = self._webhooks
-            await before.drain(old.grace / 1000)
-            await self._tasks.end("webhooks")
-            self.hub.checks.remove(before.check)  # only now: a webhook is never made unchecked
-            self.hub.watchers.remove(before.sync)
-            self._start_webhooks()
-        if "drop" in changed:
-            for options in (o for o in old.drop if o not in new.drop):
-                await self._tasks.end(f"drop {options.feed}")
-                del self._drops[options.feed]
-            self._start_drops(tuple(o for o in new.drop if o not in old.drop))
+        old, step = self.config, change(self.config, new)
+        waits = step.waits + self._doors.take_up(new)
+        self.config = step.config
+        if step.config.auth is not None:
+            self._strict.take_up(step.config.auth)
+        if "log" in step.changed or new.secrets != old.secrets:
+            configure_logs(new)
+        await self._links.take_up(old, new, step.changed)
         self.engine.policies = new.policies()
         await self._declare(new.specs())
         undeclared = sorted({s.name for s in old.specs()} - {s.name for s in new.specs()})
         log.info(
             "configuration taken up",
-            extra={"changed": changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
+            extra={"changed": step.changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
         )
-        more = {"changed": changed, "needs_restart": waits}
+        more = {"changed": step.changed, "needs_restart": waits}
         self.hub.record(BROKER, "config.reload", str(new.source or ""), more=more)
 
 
-def _configure_logs(config: Config) -> None:
+def configure_logs(config: Config) -> None:
+    """All that is logged, as the configuration says."""
     configure_logging(config.log, config.secrets)
     configure_access_log(config.log.access)
-
-
-def _changes(old: Config, new: Config) -> list[str]:
-    return [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
-
-
-def _changed_durability(old: Config, new: Config) -> list[str]:
-    """Retention changes at once, durability with the next start: a topic is in the log or it is not."""
-    before, after = ({f: p.get("durability", "fsync") for f, p in c.topics.items()} for c in (old, new))
-    return [
-        key_of("topics", f, "durability")
-        for f in sorted(before | after)
-        if before.get(f, "fsync") != after.get(f, "fsync")
-    ]
-
-
-def serve(path: Path | None = None, data_dir: Path | None = None) -> int:
-    """Be the daemon of this process until it is told to stop; returns the exit code."""
-    try:
-        config = load_config(path, data_dir=data_dir)
-    except ConfigError as error:
-        return _refuse(str(error))
-    _configure_logs(config)
-    process.tune()
-    daemon = Daemon(config, say=_say, read=lambda: load_config(path, data_dir=data_dir))
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(daemon.run())
-    except StartError as error:
-        return _refuse(str(error))
-    return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _say(line: str) -> None:
-    with suppress(OSError):  # nobody reads on; that is no reason to stop
-        print(line, flush=True)
-
-
-def _refuse(text: str) -> int:
-    print(f"postroom: {text}", file=sys.stderr)
-    return 1

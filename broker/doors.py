@@ -1,6 +1,6 @@
 """The doors before a protocol speaks at them: where they are, how many may come in, and what is encrypted.
 
-Which server stands behind which door, the daemon says. Floor 5.
+Which server stands behind which door, the daemon says. Floor 6.
 """
 
 import asyncio

@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-import broker.daemon
 import broker.doors
+import broker.vigil
 from broker.auth.principal import BROKER
 from broker.config import Config, ConfigError, Problem
 from broker.connectors.webhook.send import WebhookSender
@@ -245,8 +245,8 @@ async def test_reload_takes_up_what_can_be_and_names_the_rest(
     assert not daemon._tasks.running[c].done()
     assert tasks["webhooks"].done()
     assert not daemon._tasks.running["webhooks"].done()
-    assert daemon.hub.checks == [daemon._webhooks.check]
-    assert [w for w in daemon.hub.watchers if isinstance(w.__self__, WebhookSender)] == [daemon._webhooks.sync]  # type: ignore[attr-defined]
+    assert daemon.hub.checks == [daemon._links.webhooks.check]
+    assert [w for w in daemon.hub.watchers if isinstance(w.__self__, WebhookSender)] == [daemon._links.webhooks.sync]  # type: ignore[attr-defined]
     assert daemon.config.native.port == 0
 
 
@@ -254,17 +254,17 @@ async def test_while_webhooks_change_they_are_checked(
     started: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = await started(config(tmp_path), read=lambda: config(tmp_path, webhooks={"timeout": "3s"}))
-    drain, checks = daemon._webhooks.drain, []
+    drain, checks = daemon._links.webhooks.drain, []
 
     async def noted(grace: float) -> None:
         checks.append(list(daemon.hub.checks))
         await drain(grace)
 
-    monkeypatch.setattr(daemon._webhooks, "drain", noted)
-    before = daemon._webhooks.check
+    monkeypatch.setattr(daemon._links.webhooks, "drain", noted)
+    before = daemon._links.webhooks.check
     await daemon.reload()
     assert checks == [[before]]
-    assert daemon.hub.checks == [daemon._webhooks.check] != [before]
+    assert daemon.hub.checks == [daemon._links.webhooks.check] != [before]
 
 
 async def test_changed_retention_holds_at_once(started: Make, tmp_path: Path) -> None:
@@ -416,8 +416,8 @@ async def test_the_service_manager_hears_of_the_whole_life(started: Make, tmp_pa
     daemon = await started(environ=manager.environ, read=lambda: config(tmp_path))
     told = manager.hear()
     assert told[0][0] == "STATUS=recovering the log"
-    assert told[-1][:2] == ["READY=1", f"STATUS={daemon._status()}"]
-    assert "native on 127.0.0.1:" in daemon._status()
+    assert told[-1][:2] == ["READY=1", f"STATUS={daemon._vigil.status()}"]
+    assert "native on 127.0.0.1:" in daemon._vigil.status()
     await daemon.reload()
     assert [lines[0] for lines in manager.hear()] == ["RELOADING=1", "READY=1"]
     await daemon.stop()
@@ -428,7 +428,7 @@ async def test_the_service_manager_hears_of_the_whole_life(started: Make, tmp_pa
 async def test_the_watchdog_is_fed_only_as_long_as_the_writer_proves_alive(
     started: Make, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.daemon, "LOOK", 0.01)
+    monkeypatch.setattr(broker.vigil, "LOOK", 0.01)
     daemon = await started(environ={**manager.environ, "WATCHDOG_USEC": "30000"})
     await until(lambda: len(manager.first("WATCHDOG")) >= 3)
     daemon.engine.fail(OSError("the disk is gone"))
@@ -455,7 +455,7 @@ async def test_the_status_tells_of_the_connectors(started: Make, tmp_path: Path)
     drop = {"path": tmp_path / "in", "topic": "a", "name": "in"}
     daemon = await started(config(tmp_path, queues={"hook": hook}, drop=[drop]))
     async with aiohttp.ClientSession() as session:
-        await until(lambda: daemon._webhooks.status())
+        await until(lambda: daemon._links.webhooks.status())
         async with session.get(daemon.addresses["http"][0] + "/v1/status") as response:
             status = json.loads(await response.read())
     assert status["webhooks"]["hook"]["state"] == "ok"

@@ -13,7 +13,7 @@ DataOption = Annotated[Path | None, typer.Option("--data-dir", "-d", help="Where
 
 def serve(config: ConfigOption = None, data_dir: DataOption = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. Without a config it listens on loopback only."""
-    from broker.daemon import serve as run
+    from broker.cli.life import run
 
     raise typer.Exit(run(config, data_dir))
 
