@@ -16,7 +16,8 @@ class MqttOptions(BaseModel):
     """Where MQTT is spoken, and how much each client may ask of us (durations: ms, sizes: bytes).
 
     `receive_maximum`: what a client of MQTT 5 may have unanswered; `inflight`: what we send a client without an answer,
-    if it takes so many. `queued_…`: what waits for one session that is away; then the oldest goes.
+    if it takes so many. `queued_…`: what waits for one session that is away; then the oldest goes. `refused_filters`:
+    what nobody may subscribe to, as it is written, such as `#`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +33,7 @@ class MqttOptions(BaseModel):
     inflight: int = Field(16_384, ge=1, le=65_535)
     topic_alias_maximum: int = Field(16, ge=0, le=65_535)
     max_filters: int = Field(1_000, ge=1, le=100_000)
+    refused_filters: frozenset[str] = frozenset()
     max_sessions: int = Field(100_000, ge=1)
     queued_messages: int = Field(100_000, ge=1)
     queued_bytes: Size = Field(1 << 28, ge=1)

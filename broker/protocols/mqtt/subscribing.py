@@ -10,6 +10,7 @@ from broker.core.topic import check_filter
 from broker.engine.base import Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.codec.fanout import written_ids
 from broker.protocols.mqtt.codec.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
 from broker.protocols.mqtt.codec.reasons import FROM_SERVER
@@ -107,6 +108,8 @@ class Subscribing:
         topics = check_filter(request.filter if share is None else share.filter)
         if share is not None:
             check_filter(share.group)  # for its size
+        if topics in self._options.refused_filters:  # no right of anybody's is missing, so it is not 0x87
+            raise MqttError(Reason.UNSPECIFIED_ERROR, f"nobody may subscribe to {topics}")
         if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
         if session.sender is not None and session.sender.asked_for >= self._options.max_filters:
@@ -181,7 +184,7 @@ class Subscribing:
 
 
 def _reason(error: BrokerError) -> Reason:
-    reason = Reason(error.kind.mqtt)
+    reason = error.reason if isinstance(error, MqttError) else Reason(error.kind.mqtt)
     if reason in FROM_SERVER[Kind.SUBACK]:
         return reason
     return Reason.QUOTA_EXCEEDED if error.kind.http in (429, 503) else Reason.UNSPECIFIED_ERROR

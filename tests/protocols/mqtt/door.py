@@ -108,6 +108,30 @@ class Client:
 
     # The usual exchanges
 
+    async def greet(
+        self,
+        client_id: str = "",
+        *,
+        clean: bool = True,
+        expiry: int | None = None,
+        keep_alive: int = 0,
+        will: Will | None = None,
+        username: str | None = None,
+        password: bytes | None = None,
+        present: bool | None = None,
+        **properties: Any,
+    ) -> "Client":
+        """CONNECT, and be let in; the answer is `connack`."""
+        given: Properties = properties  # type: ignore[assignment]
+        if expiry is not None:
+            given["session_expiry"] = expiry
+        self.write(Connect(self.version, client_id, clean, keep_alive, username, password, will, given))
+        self.connack = await self.hear(Connack)
+        assert self.connack.reason is Reason.SUCCESS, self.connack
+        if present is not None:
+            assert self.connack.session_present is present
+        return self
+
     async def subscribe(self, *filters: str, qos: int = 1, packet_id: int = 1, **options: Any) -> Suback:
         ids = options.pop("identifier", 0)
         properties: Properties = {"subscription_ids": [ids]} if ids else NONE
@@ -225,31 +249,9 @@ class Door:
         connection.data_received(b"".join(encode(packet, V5) for packet in packets))
         return connection
 
-    async def connect(
-        self,
-        client_id: str = "",
-        version: int = V5,
-        *,
-        clean: bool = True,
-        expiry: int | None = None,
-        keep_alive: int = 0,
-        will: Will | None = None,
-        username: str | None = None,
-        password: bytes | None = None,
-        present: bool | None = None,
-        **properties: Any,
-    ) -> Client:
-        """A client that was let in; its CONNACK is `connack`."""
-        client = await self.dial(version)
-        given: Properties = properties  # type: ignore[assignment]
-        if expiry is not None:
-            given["session_expiry"] = expiry
-        client.write(Connect(version, client_id, clean, keep_alive, username, password, will, given))
-        client.connack = await client.hear(Connack)
-        assert client.connack.reason is Reason.SUCCESS, client.connack
-        if present is not None:
-            assert client.connack.session_present is present
-        return client
+    async def connect(self, client_id: str = "", version: int = V5, **options: Any) -> Client:
+        """A client that was let in; `options` as of `Client.greet`."""
+        return await (await self.dial(version)).greet(client_id, **options)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from tests.protocols.mqtt.door import SHORT, Client, Door
 async def kept(door: Door, version: int = V5, client_id: str = "kept", **options: object) -> Client:
     if version == V5:
         options.setdefault("expiry", 3_600)
-    return await door.connect(client_id, version, clean=False, **options)  # type: ignore[arg-type]
+    return await door.connect(client_id, version, clean=False, **options)
 
 
 @pytest.mark.parametrize("version", [V311, V5])

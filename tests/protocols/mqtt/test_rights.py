@@ -26,7 +26,7 @@ class Guarded:
     tokens: dict[str, bytes]
 
     async def connect(self, name: str, version: int = V5, client_id: str = "", **options: object) -> Client:
-        return await self.door.connect(client_id or name, version, username=name, password=self.tokens[name], **options)  # type: ignore[arg-type]
+        return await self.door.connect(client_id or name, version, username=name, password=self.tokens[name], **options)
 
 
 @pytest.fixture
