@@ -3,7 +3,6 @@
 A whole function crosses, not a statement: a hop costs more than the statements of a small commit. Floor 2.
 """
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -36,8 +35,10 @@ class Connection(aiosqlite.Connection):
     """aiosqlite's connection and thread, entered by whole functions."""
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work(connection)` on the thread. When the caller is cancelled the work is still done to its end."""
-        result: T = await asyncio.shield(self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+        """Run `work(connection)` on the thread. When the caller is cancelled the work is still done to its end: what is
+        on its way to the thread comes there, and nobody waits for the answer. (No task for it and no shield around it:
+        each is a turn of the loop, which every commit would wait for.)"""
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
     async def close(self) -> None:
