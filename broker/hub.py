@@ -45,8 +45,6 @@ from broker.engine.reader import Reader
 AUTH_KEYS = "auth/"
 RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
-MAX_TOPICS = 20_000
-"""Topics that a principal is remembered to be allowed to publish to."""
 MAX_FILTERS = 1_000
 """Topic filters of one reader; each costs a look at every grant. Doors that read in the broker's name bound theirs."""
 PAGE_BYTES = 1 << 20
@@ -91,16 +89,13 @@ class Hub(Administration):
     def check_publish(self, principal: Principal, topic: object) -> str:
         """May this principal publish to this topic? The answer holds as long as it is in `principal.topics`. Raises
         BAD_TOPIC or FORBIDDEN."""
-        allowed = principal.topics
-        if type(topic) is str and topic in allowed:
+        if type(topic) is str and topic in principal.topics:
             return topic
         name = check_topic(topic)
         if name.startswith("$") and not name.startswith("$reply/"):
             raise BrokerError(Code.FORBIDDEN, f"{name!r}: topics that begin with $ are the broker's own")
         self.authorize(principal, Verb.PUBLISH, on_topic(name))
-        if len(allowed) >= MAX_TOPICS:
-            allowed.clear()
-        allowed.add(name)
+        principal.remember(name)
         return name
 
     def draft(self, principal: Principal, message: Outgoing) -> Draft | Scheduled:

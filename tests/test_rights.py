@@ -24,8 +24,7 @@ def ann(*grants: str) -> Principal:
 
 def regrant(hub: Hub, principal: Principal, *grants: str) -> None:
     """What the directory does when grants change."""
-    principal.grants = tuple(map(parse_grant, grants))
-    principal.topics.clear()
+    principal.regrant(tuple(map(parse_grant, grants)))
     hub.regranted(principal)
 
 

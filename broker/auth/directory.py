@@ -222,8 +222,7 @@ class Directory:
                 self.end(account.by_password, CHANGED)
             account.by_password = Identity(account.principal, "password") if record.password else None
         if record.grants != before.grants:
-            account.principal.grants = record.grants
-            account.principal.topics.clear()
+            account.principal.regrant(record.grants)
             for watcher in self.regranted:
                 watcher(account.principal)
 

@@ -5,6 +5,11 @@ A grant is written `VERB RESOURCE`. A resource is a topic filter as it stands (`
 with such a word and a colon. A grant on a filter covers a filter only when it matches every topic that the other can
 match; topics that begin with `$` are covered only by grants that name that beginning (`$dead/#`, not `#`).
 
+In a topic filter `%u` stands for the principal's name and `%c` for the identifier of the MQTT client that asks, so that
+one grant, `publish devices/%u/#`, holds for each of many in its own place. They stand for text within one level and
+for nothing else: see `Grant.filled`. A client chooses its identifier itself; where clients of one principal must not
+reach each other's topics, give each its own principal and write `%u`.
+
 | grant | allows |
 |---|---|
 | `publish FILTER` | publish to these topics, list them. Answers of request and reply need `publish $reply/#` |
@@ -30,6 +35,8 @@ from enum import StrEnum
 from broker.core.errors import BrokerError, Code
 from broker.core.topic import check_filter, covers
 
+_PLACEHOLDER = re.compile("%[cu]")
+_WITHIN_A_LEVEL = re.compile("[^/+#\x00-\x1f\x7f-\x9f]+")
 _NAMES = re.compile(r"[A-Za-z0-9._-]{0,128}\*?")
 MAX_KEY = 512
 
@@ -104,6 +111,31 @@ class Grant:
     def allows(self, verb: Verb, resource: Resource) -> bool:
         """Does it say yes to this?"""
         return self.on is None or (verb is self.verb and self.on.covers(resource))
+
+    def placeholders(self) -> set[str]:
+        """Those that it has: `%c`, `%u`."""
+        return set(_PLACEHOLDER.findall(self.on.name)) if self.on is not None and self.on.kind is Kind.TOPIC else set()
+
+    def filled(self, user: str, client: str) -> "Grant | None":
+        """The grant as it holds for this principal, asking as this MQTT client ("": as none); None when it does not.
+
+        A name or identifier with `/`, `+`, `#` or a control character in it, or that would make of a filter one of
+        topics that begin with `$`, never matches: it could reach further than the level that it stands for. What is put
+        in is not looked at again, so that a client that calls itself `%u` is just that.
+        """
+        wanted = self.placeholders()
+        if not wanted or self.on is None:
+            return self
+        values = {"%c": client, "%u": user}
+        if not all(_WITHIN_A_LEVEL.fullmatch(values[name]) for name in wanted):
+            return None
+        text = _PLACEHOLDER.sub(lambda found: values[found[0]], self.on.name)
+        if text.startswith("$") and not self.on.name.startswith("$"):
+            return None
+        try:
+            return Grant(self.verb, on_topic(check_filter(text)))
+        except BrokerError:  # too long
+            return None
 
 
 EVERYTHING = Grant(Verb.ADMIN)

@@ -39,10 +39,10 @@ class Hold:
 
 
 class Holds:
-    """All of them, by principal."""
+    """All of them, by the name of the principal, whoever asked in its name."""
 
     def __init__(self) -> None:
-        self._held: dict[Principal, dict[Hold, None]] = {}
+        self._held: dict[str, dict[Hold, None]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
@@ -55,25 +55,25 @@ class Holds:
     ) -> Hold:
         """Remember a use that was allowed; `release` it when it ends by itself."""
         hold = Hold(self, principal, needs, end)
-        self._held.setdefault(principal, {})[hold] = None
+        self._held.setdefault(principal.name, {})[hold] = None
         return hold
 
     def forget(self, hold: Hold) -> None:
         """It ended."""
-        held = self._held.get(hold.principal)
+        held = self._held.get(hold.principal.name)
         if held is not None:
             held.pop(hold, None)
             if not held:
-                del self._held[hold.principal]
+                del self._held[hold.principal.name]
 
     def recheck(self, principal: Principal, refusal: Callable[[Principal, Verb, Resource], BrokerError]) -> None:
         """The grants of this principal have changed. One whose end fails saves none of the others."""
-        for hold in list(self._held.get(principal, ())):
+        for hold in list(self._held.get(principal.name, ())):
             for verb, resource in hold.needs:
-                if not authorize(principal, verb, resource):
+                if not authorize(hold.principal, verb, resource):
                     self.forget(hold)
                     try:
-                        hold.end(refusal(principal, verb, resource))
+                        hold.end(refusal(hold.principal, verb, resource))
                     except Exception:
                         log.exception("what is no longer allowed could not be told so", extra={"needs": str(resource)})
                     break

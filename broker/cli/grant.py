@@ -20,6 +20,8 @@ ResourceArgument = Annotated[
 def add(name: NameArgument, verb: VerbArgument, resource: ResourceArgument = "", url: UrlOption = DEFAULT_URL) -> None:
     """Allow a principal something; it need not be there before.
 
+    In a topic filter %u stands for the principal's name, %c for the identifier of an MQTT client.
+
     Examples: postroom grant add billing publish 'orders/#'; postroom grant add ann admin
     """
     with Api(url) as api:

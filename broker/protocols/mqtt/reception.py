@@ -62,7 +62,7 @@ class Reception:
     def _identified(self, identity: Identity) -> None:
         """It is known who speaks: now the session."""
         connection, packet, sessions = self._connection, self._packet, self._server.sessions
-        connection.identified = identity.principal
+        connection.identified = identity.principal.as_client(connection.client)
         connection.speaks_for(identity)
         if packet.will is not None:
             sessions.wills.check(connection.identified, packet.will)

@@ -86,7 +86,7 @@ class Sessions:
         return 0 if session is None else session.expiry
 
     def _restore(self, record: SessionRecord) -> None:
-        principal = self._principal_of(record.principal)
+        principal = self._principal_of(record.principal).as_client(record.client_id)
         session = Session(record.client_id, principal, durable=True, expiry=record.expiry)
         session.away = self._hub.wall() if record.away is None else record.away
         for subscribed in record.filters:

@@ -62,7 +62,7 @@ class Wills:
         """At start. `expiry_of` a client: how many seconds its session lasts."""
         client_id, name, topic, payload, qos, retain, properties = msgpack.unpackb(value)
         will = Will(topic, payload, qos, retain, properties)
-        self._wills[client_id] = (principal_of(name), will)
+        self._wills[client_id] = (principal_of(name).as_client(client_id), will)
         self._due[client_id] = self._hub.wall() + max(
             RETURN_SECONDS, min(expiry_of(client_id), will.properties.get("will_delay", 0))
         )

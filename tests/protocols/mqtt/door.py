@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.auth.doorkeeper import Doorkeeper
+from broker.auth.principal import LOCAL, Principal
 from broker.hub import Hub
 from broker.limits import Limits
 from broker.protocols.mqtt.codec.codes import Kind, Reason
@@ -208,10 +209,13 @@ class Door:
         self.doorkeeper = doorkeeper
         self.limits = limits
         self.clients: list[Client] = []
+        self.principal_of: Callable[[str], Principal] = lambda _: LOCAL
 
     async def start(self) -> None:
         self.hub = Hub(self.world.engine, self.limits, self.world.clock.wall)
-        self.server = MqttServer(self.hub, self.options, doorkeeper=self.doorkeeper)
+        self.server = MqttServer(
+            self.hub, self.options, doorkeeper=self.doorkeeper, principal_of=lambda name: self.principal_of(name)
+        )
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         self.port = sock.getsockname()[1]

@@ -36,6 +36,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
         directory.regranted.append(door.hub.regranted)
         strict = Strict(directory, AuthOptions(), lambda: 0.0)
         door.server.doorkeeper = door.doorkeeper = strict
+        door.principal_of = directory.principal
         tokens: dict[str, bytes] = {}
         for name, grants in (
             ("ann", ("publish a/#", "consume a/#")),
@@ -142,3 +143,47 @@ async def test_nobody_takes_the_will_of_another_principal_away(guarded: Guarded)
     await guarded.connect("bob", client_id="c")
     await door.world.quiet()
     assert [row[4] for row in (await door.hub.read(LOCAL, ["a/will"], EARLIEST, 10)).rows] == [b"bye"]
+
+
+async def test_each_device_of_a_principal_reaches_its_own_place_only(guarded: Guarded) -> None:
+    """At will, publish, subscribe and delivery; before a crash and after it; and what it calls itself opens nothing."""
+    door, directory = guarded.door, guarded.directory
+    await directory.add_grants("bob", (parse_grant("publish dev/%c/#"), parse_grant("consume dev/%c/#")))
+    one = await guarded.connect("bob", client_id="one", expiry=100, will=Will("dev/one/will", b"bye", 1))
+    assert await one.publish("dev/one/up") is Reason.SUCCESS
+    assert await one.publish("dev/two/up") is Reason.NOT_AUTHORIZED
+    assert (await one.subscribe("dev/one/#", "dev/two/#", "dev/+/#", "a/b")).reasons == (
+        Reason.GRANTED_QOS_1,
+        Reason.NOT_AUTHORIZED,
+        Reason.NOT_AUTHORIZED,
+        Reason.GRANTED_QOS_1,
+    )
+    for nasty in ("+", "#", "one/up", "$SYS"):
+        client = await guarded.connect("bob", client_id=nasty)
+        refused = (await client.subscribe("dev/one/#", "dev/+/#", "dev/#", "$SYS/#")).reasons
+        assert refused == (Reason.NOT_AUTHORIZED,) * 4
+        assert await client.publish("dev/one/up") is Reason.NOT_AUTHORIZED
+    stranger = await door.dial()
+    will = Will("dev/one/will", b"")
+    stranger.write(Connect(V5, "three", username="bob", password=guarded.tokens["bob"], will=will))
+    assert (await stranger.hear(Connack)).reason is Reason.NOT_AUTHORIZED
+    await door.crash()
+    await door.advance(6)
+    one = await guarded.connect("bob", client_id="one", clean=False, expiry=100, present=True)
+    assert (await one.take()).topic == "dev/one/will"
+
+
+async def test_a_grant_for_each_client_that_goes_ends_what_it_alone_allowed(guarded: Guarded) -> None:
+    grant = parse_grant("consume dev/%c")
+    await guarded.directory.add_grants("bob", (grant,))
+    one = await guarded.connect("bob", client_id="one")
+    await one.subscribe("dev/one")
+    await guarded.directory.remove_grant("bob", grant)
+    assert (await one.hear(Disconnect)).reason is Reason.NOT_AUTHORIZED
+
+
+async def test_a_grant_for_each_client_helps_who_is_connected_already(guarded: Guarded) -> None:
+    one = await guarded.connect("bob", client_id="one")
+    assert await one.publish("dev/one") is Reason.NOT_AUTHORIZED
+    await guarded.directory.add_grants("bob", (parse_grant("publish dev/%c"),))
+    assert await one.publish("dev/one") is Reason.SUCCESS

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from broker.auth.principal import MAX_TOPICS
 from broker.engine.base import Unit
-from broker.hub import MAX_TOPICS
 from broker.protocols.native import wire
 from tests.engine.world import World, open_world
 from tests.protocols.native.client import Wire, greeted, make
