@@ -7,22 +7,30 @@ name in `http.hosts` or in the certificate that this door shows. Floor 4.
 """
 
 import re
+import secrets
+from collections.abc import Mapping
 from ipaddress import ip_address
+from itertools import count
+from time import perf_counter
 
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
 
 from broker.auth.identity import LOCALLY
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.net.address import host_port
 from broker.net.tls import Tls
-from broker.observe.access import access, shown_path, shown_query
+from broker.observe.access import access, access_wanted, shown_path, shown_query
+from broker.observe.metrics import RequestCollector
 from broker.observe.trace import TRACEPARENT, trace_id
 from broker.protocols.http import cors
 from broker.protocols.http.connection import Connection
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.parameters import REQUEST_ID
 
+GONE = 0
+"""Counted as the status of a request whose client went away before it was answered."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 
 
@@ -38,32 +46,43 @@ def principal_of(request: web.BaseRequest) -> Principal:
     return principal
 
 
-def given_id(request: web.BaseRequest) -> str | None:
-    """What the client calls its request, by Postroom-Request-Id or X-Request-Id; None when it does not, or by something
-    that nobody would want in a log."""
-    headers = request.headers
-    given = headers.get(REQUEST_ID) or headers.get("X-Request-Id")
-    return given if given and _REQUEST_ID.fullmatch(given) else None
+class RequestLog:
+    """What is remembered of requests: their ids, a line each, and figures."""
 
+    def __init__(self, requests: RequestCollector) -> None:
+        self._requests = requests
+        self._run, self._numbers = secrets.token_hex(4), count(1)  # ids of requests are unique over restarts
 
-def log_request(request: web.BaseRequest, status: int, seconds: float, code: str, failed: bool) -> None:
-    """One line of the access log."""
-    connection = connection_of(request)
-    access(
-        "request",
-        failed=failed,
-        door="http",
-        address=host_port(connection.address, connection.port),
-        principal=connection.principal and connection.principal.name,
-        method=request.method[:20],
-        path=shown_path(request.rel_url.raw_path),
-        query=shown_query(request.query.items()),
-        status=status,
-        code=code,
-        seconds=round(seconds, 6),
-        request_id=connection.request_id,
-        trace=trace_id(request.headers.get(TRACEPARENT, "")),
-    )
+    def request_id(self, headers: Mapping[str, str]) -> str:
+        """What the client calls its request, by Postroom-Request-Id or X-Request-Id; one of our own when it does not,
+        or by something that nobody would want in a log."""
+        given = headers.get(REQUEST_ID) or headers.get("X-Request-Id")
+        return given if given and _REQUEST_ID.fullmatch(given) else f"{self._run}-{next(self._numbers):x}"
+
+    def ended(
+        self, connection: Connection, message: RawRequestMessage, route: str, status: int, begun: float, code: str
+    ) -> None:
+        """A request was answered. `begun`: by `perf_counter`, as the loop's own time moves once per turn."""
+        seconds = perf_counter() - begun
+        self._requests.count(route, status, seconds)
+        failed = status >= 400
+        if not access_wanted(failed=failed):
+            return
+        access(
+            "request",
+            failed=failed,
+            door="http",
+            address=host_port(connection.address, connection.port),
+            principal=connection.principal and connection.principal.name,
+            method=message.method[:20],
+            path=shown_path(message.url.raw_path),
+            query=shown_query(message.url.query.items()),
+            status=status,
+            code=code,
+            seconds=round(seconds, 6),
+            request_id=connection.request_id,
+            trace=trace_id(message.headers.get(TRACEPARENT, "")),
+        )
 
 
 def arrived(request: web.BaseRequest) -> None:
@@ -79,6 +98,11 @@ class Origins:
         self._pages = frozenset(options.origins)
         self._tls = tls
         self._seen: set[str] = set()  # Host headers found good, to look at each once
+
+    def usual(self, connection: Connection, headers: Mapping[str, str]) -> bool:
+        """Is it surely no foreign page that asks? False: `check` knows."""
+        known = connection.greeted is not LOCALLY or headers.get("Host", "") in self._seen
+        return known and "Origin" not in headers
 
     def check(self, request: web.BaseRequest) -> None:
         """Lets the pages of other origins that may ask see the answer. Raises FORBIDDEN."""

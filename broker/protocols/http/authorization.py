@@ -1,6 +1,7 @@
 """Who a request is of: what its head `Authorization` says, or the certificate or place of its connection. Floor 4."""
 
 from base64 import b64decode
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -8,6 +9,7 @@ from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.identity import LOCALLY, Credentials, Identity, credentials_of
 from broker.core.errors import BrokerError, Code
 from broker.protocols.http.access import connection_of
+from broker.protocols.http.connection import Connection
 
 OPEN_PATHS = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/docs/reference.css", "/docs/reference.js"))
 """For everybody: they tell whether it runs, and how any Postroom is spoken to."""
@@ -21,6 +23,15 @@ class Authorization:
 
     def __init__(self, doorkeeper: Doorkeeper) -> None:
         self._doorkeeper = doorkeeper
+
+    def stands(self, connection: Connection, headers: Mapping[str, str]) -> bool:
+        """Is the connection's identity surely that of a request with this head? False: `check` knows."""
+        if connection.greeted is LOCALLY:
+            return True
+        identity = connection.identity
+        if identity is None or identity.ended is not None:
+            return False
+        return headers.get("Authorization") == connection.authorization
 
     def check(self, request: web.BaseRequest) -> Credentials | None:
         """Make the connection's identity that of the request. A password that is to be proven is returned. Raises

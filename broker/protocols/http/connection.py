@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from aiohttp import http_exceptions, web
+from aiohttp.streams import StreamReader
 
 from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.identity import Identity
@@ -24,11 +25,15 @@ from broker.net.tls import peer_names
 from broker.observe.access import access, access_wanted
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
-from broker.protocols.http.serial import Serial
+from broker.protocols.http.serial import Prompt, Serial
 
 _LATE = raw_problem(BrokerError(Code.TIMEOUT, "the request did not arrive in time; nothing was done"), 408)
 PLAIN = raw_problem(BrokerError(Code.BAD_REQUEST, "this port speaks TLS; write https://"))
 """The answer to a client that speaks plainly where TLS is spoken."""
+
+
+Exchanges = Callable[["Connection", Any, StreamReader], Prompt | None]
+"""How a request is answered without a task; None when it needs one."""
 
 
 class Clockwork:
@@ -68,7 +73,8 @@ class Connection(Serial):
         "_arriving",
         "_busy",
         "_clockwork",
-        "_committing",
+        "_exchanges",
+        "_give_up",
         "_more",
         "_passing",
         "_received",
@@ -89,8 +95,9 @@ class Connection(Serial):
         "since",
     )
 
-    def __init__(self, manager: web.Server, clockwork: Clockwork, **options: Any) -> None:
+    def __init__(self, manager: web.Server, clockwork: Clockwork, exchanges: Exchanges, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._exchanges = exchanges
         self.id = ""
         self.since = 0.0
         self.address, self.port = UNIX, 0
@@ -108,7 +115,7 @@ class Connection(Serial):
         self._arriving = False  # a request is due, its deadline runs
         self._busy = False  # a handler is at work
         self._more = False  # bytes of a later request came meanwhile
-        self._committing: asyncio.Task[Any] | None = None
+        self._give_up: Callable[[BrokerError], None] | None = None  # on the commit that is waited for
         self._silent = True  # nothing of the request that is due has come yet
         self._received = 0  # bytes of it that have
         self._switched = False  # it is a WebSocket now; then `_received` is of the text that is due
@@ -146,17 +153,26 @@ class Connection(Serial):
     def __enter__(self) -> None:
         """A handler waits for a commit: within `with`, its task is cancelled when that takes too long. Costs a tenth
         of asyncio.timeout, which makes a timer of its own for every request."""
-        self._committing = self._task_handler
-        self._clockwork.committing.begin(self)
+        assert self._task_handler is not None
+        self.commits(partial(self._interrupt, self._task_handler))
 
     def __exit__(self, *_: object) -> None:
-        self._committing = None
+        self.committed()
+
+    def commits(self, give_up: Callable[[BrokerError], None]) -> None:
+        """A request waits for a commit; when that takes too long, this is called."""
+        self._give_up = give_up
+        self._clockwork.committing.begin(self)
+
+    def committed(self) -> None:
+        """It waits no more."""
+        self._give_up = None
         self._clockwork.committing.end(self)
 
     def overdue(self) -> None:
         """The commit took too long."""
-        if self._committing is not None:
-            self._interrupt(self._committing, BrokerError(Code.TIMEOUT))
+        if self._give_up is not None:
+            self._give_up(BrokerError(Code.TIMEOUT))
 
     def _interrupt(self, task: asyncio.Task[Any], error: BrokerError) -> None:
         if self.interrupted is None:  # the first reason counts
@@ -196,6 +212,10 @@ class Connection(Serial):
         ended = self.transport is None or self.transport.is_closing()
         if not ended and not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
+
+    def prompt(self, message: Any, payload: StreamReader) -> Prompt | None:
+        """See Serial."""
+        return self._exchanges(self, message, payload)
 
     # Of the register
 

@@ -52,7 +52,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     except (web.RequestPayloadError, ClientPayloadError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body cannot be read: {error}") from None
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return body
 
 
@@ -68,7 +68,7 @@ async def _rest(request: web.BaseRequest, limit: int) -> bytes:
             if size > limit:
                 if "Content-Encoding" in request.headers:
                     connection.leave_rest()
-                raise _too_large(limit)
+                raise too_large(limit)
             parts.append(part)
             if len(parts) > MAX_PARTS:
                 parts = [b"".join(parts)]
@@ -78,7 +78,8 @@ async def _rest(request: web.BaseRequest, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(limit: int) -> BrokerError:
+def too_large(limit: int) -> BrokerError:
+    """The refusal of a body that is."""
     return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit} bytes")
 
 

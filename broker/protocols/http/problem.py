@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
 from broker.core.errors import KINDS, BrokerError, Code
+from broker.protocols.http.reply import CLOSE, END, written
 
 CONTENT_TYPE = "application/problem+json"
 CHALLENGE = 'Bearer realm="postroom", Basic realm="postroom", charset="UTF-8"'
@@ -42,34 +42,31 @@ def document(code: Code, detail: str = "", status: int | None = None) -> dict[st
     return {**values, "detail": detail} if detail else values
 
 
+def _told(error: BrokerError, status: int | None) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of the response that tells an error."""
+    values = document(error.code, error.detail, status)
+    headers = {}
+    after = retry_after(error)
+    if after is not None:
+        headers["Retry-After"] = after
+    if error.code is Code.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = CHALLENGE
+    return values["status"], json.dumps(values, ensure_ascii=False).encode(errors="replace"), headers
+
+
 def problem(
     error: BrokerError, status: int | None = None, headers: Mapping[str, str] | None = None, *, close: bool = False
 ) -> web.Response:
     """The response that tells an error; one whose kind closes, or `close`, ends the connection after it."""
-    values = document(error.code, error.detail, status)
-    response = web.Response(
-        body=json.dumps(values, ensure_ascii=False).encode(errors="replace"),
-        status=values["status"],
-        headers=headers,
-        content_type=CONTENT_TYPE,
-    )
-    after = retry_after(error)
-    if after is not None:
-        response.headers["Retry-After"] = after
-    if error.code is Code.UNAUTHENTICATED:
-        response.headers["WWW-Authenticate"] = CHALLENGE
+    told, body, more = _told(error, status)
+    response = web.Response(body=body, status=told, headers={**(headers or {}), **more}, content_type=CONTENT_TYPE)
     if close or error.kind.closes:
         response.force_close()
     return response
 
 
-def raw_problem(error: BrokerError, status: int | None = None) -> bytes:
-    """A whole response as bytes, for a connection on which no request stands that could be answered."""
-    values = document(error.code, error.detail, status)
-    body = json.dumps(values).encode()
-    reason = HTTPStatus(values["status"]).phrase
-    head = f"HTTP/1.1 {values['status']} {reason}\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n"
-    after = retry_after(error)
-    if after is not None:
-        head += f"Retry-After: {after}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def raw_problem(error: BrokerError, status: int | None = None, more: str = "", *, close: bool = True) -> bytes:
+    """The same as bytes, where aiohttp has no request that it could answer. `more`: further lines of the head."""
+    told, body, headers = _told(error, status)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return written(told, CONTENT_TYPE, body, more + lines, CLOSE if close else END)

@@ -7,10 +7,17 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
-_BEGIN = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-    for status in HTTPStatus
-}
+JSON = "application/json"
+END, CLOSE = "\r\n", "Connection: close\r\n\r\n"
+"""How a head ends: the connection stays, or does not."""
+_BEGIN = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: " for status in HTTPStatus}
+
+
+def written(status: int, kind: str, body: bytes, more: str, end: str) -> bytes:
+    """A whole response. `more`: further lines of its head; `end`: END, CLOSE or other lines up to the empty one."""
+    date = rfc822_formatted_time()
+    head = f"{_BEGIN[status]}{kind}\r\nContent-Length: {len(body)}\r\nDate: {date}\r\n{more}{end}"
+    return head.encode() + body
 
 
 class Reply(web.StreamResponse):
@@ -33,8 +40,8 @@ class Reply(web.StreamResponse):
 
     def _connection(self, request: web.BaseRequest) -> str:
         if not self._keep_alive:
-            return "Connection: close\r\n\r\n"
-        return "\r\n" if request.version >= (1, 1) else "Connection: keep-alive\r\n\r\n"
+            return CLOSE
+        return END if request.version >= (1, 1) else f"Connection: keep-alive\r\n{END}"
 
     async def write_eof(self, data: bytes = b"") -> None:
         """See aiohttp."""
@@ -44,11 +51,7 @@ class Reply(web.StreamResponse):
         self._eof_sent = True
         self._payload_writer = None
         more = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items()])
-        head = (
-            f"{_BEGIN[self.status]}Content-Length: {len(self._text)}\r\nDate: {rfc822_formatted_time()}\r\n"
-            f"{more}{self._tail}"
-        )
-        answer = head.encode() + self._text
+        answer = written(self.status, JSON, self._text, more, self._tail)
         transport = self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")

@@ -6,10 +6,8 @@ What a path means is left to the modules of routes. Built on aiohttp's low-level
 
 import asyncio
 import logging
-import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -24,10 +22,9 @@ from broker.net.admission import Admission
 from broker.net.handshake import Listener, accept
 from broker.net.listener import open_sockets
 from broker.net.tls import Tls
-from broker.observe.access import access_wanted
 from broker.observe.metrics import EngineCollector, LimitCollector, RequestCollector, registry
 from broker.observe.origin import ORIGIN
-from broker.protocols.http.access import Origins, connection_of, given_id, log_request
+from broker.protocols.http.access import GONE, Origins, RequestLog, connection_of
 from broker.protocols.http.admin import AdminRoutes
 from broker.protocols.http.authorization import OPEN_PATHS, Authorization
 from broker.protocols.http.batch import BatchRoutes
@@ -36,6 +33,7 @@ from broker.protocols.http.connections import ConnectionRoutes
 from broker.protocols.http.cors import Request, preflight
 from broker.protocols.http.cursor import CursorRoutes
 from broker.protocols.http.docs import DocsRoutes
+from broker.protocols.http.exchange import SERVER, Exchanges
 from broker.protocols.http.keys import KeyRoutes
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.parameters import known
@@ -50,8 +48,6 @@ from broker.protocols.http.unit import UnitRoutes
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
-GONE = 0
-"""Counted as the status of a request whose client went away before it was answered."""
 LINGER_SECONDS = 2.0
 """For how long the rest of a refused body is read and thrown away, so that the client sees the refusal."""
 
@@ -61,25 +57,25 @@ class _Request(Request):
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         await super()._prepare_hook(response)
-        response.headers["Server"] = "postroom"
+        response.headers["Server"] = SERVER
         response.headers["Postroom-Request-Id"] = connection_of(self).request_id
 
 
 class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
-    def __init__(self, handler: Any, clockwork: Clockwork, **options: Any) -> None:
+    def __init__(self, handler: Any, exchanges: Exchanges, clockwork: Clockwork, **options: Any) -> None:
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
             return _Request(message, payload, protocol, writer, task, loop)
 
         super().__init__(handler, request_factory=request, handler_cancellation=True)
-        self._clockwork = clockwork
+        self._shared = clockwork, exchanges.of
         self._options = options
 
     def __call__(self) -> Connection:
-        return Connection(self, self._clockwork, loop=asyncio.get_running_loop(), access_log=None, **self._options)
+        return Connection(self, *self._shared, loop=asyncio.get_running_loop(), access_log=None, **self._options)
 
 
 class HttpServer:
@@ -109,15 +105,15 @@ class HttpServer:
         self._receivers = Receivers(hub)
         self._streams = StreamRoutes(hub, options)
         self._stopping = False
-        self._run, self._numbers = secrets.token_hex(4), count(1)  # ids of requests are unique over restarts
         self._server: _Server | None = None
         self._tls = tls
         self._listeners: list[Listener] = []
-        self._requests = self._collector()
+        requests = self._collector()
+        self._log = RequestLog(requests)
         self.registry = collected or registry()
         self.registry.register(EngineCollector(hub.engine.stats, hub.engine.subscriptions, hub.wall))
         self.registry.register(LimitCollector(*hub.flow.measured()))
-        self.registry.register(self._requests)
+        self.registry.register(requests)
         self._router = Router()
         parts = (
             PublishRoutes(hub),
@@ -152,6 +148,7 @@ class HttpServer:
         self._clockwork = Clockwork(loop, self._admission, self._doorkeeper, options)
         self._server = _Server(
             self._handle,
+            Exchanges(self._router, self._origins, self._authorization, self._log),
             self._clockwork,
             keepalive_timeout=options.keepalive / 1000,
             lingering_time=LINGER_SECONDS,
@@ -197,7 +194,7 @@ class HttpServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
         connection.began(whole=not request.body_exists)
-        connection.request_id = given_id(request) or f"{self._run}-{next(self._numbers):x}"
+        connection.request_id = self._log.request_id(request.headers)
         ORIGIN.set(connection)
         begun, name, status, code = perf_counter(), UNROUTED, GONE, ""
         response: web.StreamResponse | None
@@ -229,11 +226,7 @@ class HttpServer:
             status = response.status
         finally:
             connection.ended(whole=request.content.is_eof())
-            seconds = perf_counter() - begun  # the loop's own time moves once per turn
-            self._requests.count(name, status, seconds)
-            failed = status >= 400
-            if access_wanted(failed=failed):
-                log_request(request, status, seconds, code, failed)
+            self._log.ended(connection, request._message, name, status, begun, code)
         return response
 
 
