@@ -56,7 +56,7 @@ class Exchange:
         """All of it. Raises MESSAGE_TOO_LARGE."""
         body = self._payload.read_nowait()
         if len(body) > limit:
-            raise too_large(limit)
+            raise too_large(limit, len(body))
         return body
 
     @property

@@ -43,7 +43,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     content = request.content
     length = request.content_length
     if length is not None and length > limit:
-        raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {length} bytes, the limit is {limit}")
+        raise too_large(limit, length)
     try:
         if content.is_eof():
             body = content.read_nowait()
@@ -78,9 +78,10 @@ async def _rest(request: web.BaseRequest, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def too_large(limit: int) -> BrokerError:
-    """The refusal of a body that is."""
-    return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit} bytes")
+def too_large(limit: int, size: int | None = None) -> BrokerError:
+    """The refusal of a body that is; `size` when it is known."""
+    known = f"it is {size} bytes, the limit is {limit}"
+    return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit} bytes" if size is None else known)
 
 
 async def read_json(request: web.BaseRequest) -> Any:
