@@ -344,10 +344,6 @@ class Connection(Serial):
             self._received = count
             self._clockwork.admission.received(more)
 
-    def leave_rest(self) -> None:
-        """The rest of the request's body is not even to be passed over: unpacking it would be work."""
-        self._lingering_time = 0.0
-
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         super().pause_writing()

@@ -127,9 +127,9 @@ class Exchanges:
         if type(message) is not RawRequestMessage or not payload.is_eof() or payload.exception() is not None:
             return None
         headers = message.headers
-        if message.version != HttpVersion11 or message.should_close or message.upgrade or message.compression:
+        if message.version != HttpVersion11 or message.should_close or message.upgrade:
             return None
-        if "?" in message.path or hdrs.EXPECT in headers:
+        if "?" in message.path or hdrs.EXPECT in headers or hdrs.CONTENT_ENCODING in headers:
             return None
         if not self._origins.usual(connection, headers) or not self._authorization.stands(connection, headers):
             return None

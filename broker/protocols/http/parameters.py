@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, hdrs, web
 from pydantic import ValidationError
 
 from broker.core.duration import parse_duration
@@ -17,6 +17,7 @@ from broker.core.position import Start
 from broker.core.topic import check_filter
 from broker.observe.trace import TRACEPARENT, TRACESTATE, trace_context
 from broker.protocols.http import cloudevents
+from broker.protocols.http.compression import Unpacker
 from broker.protocols.http.connection import Connection
 from broker.protocols.http.representation import value_of
 
@@ -44,19 +45,25 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(limit, length)
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    unpacker = None if coding == "identity" else Unpacker(coding, limit)
     try:
         if content.is_eof():
             body = content.read_nowait()
+            if unpacker is not None:
+                body = unpacker.feed(body)
         else:
-            body = await _rest(request, limit)
+            body = await _rest(request, limit, unpacker)
     except (web.RequestPayloadError, ClientPayloadError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body cannot be read: {error}") from None
     if len(body) > limit:
         raise too_large(limit)
+    if unpacker is not None:
+        unpacker.end()
     return body
 
 
-async def _rest(request: web.BaseRequest, limit: int) -> bytes:
+async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None) -> bytes:
     """A body that is still on its way."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -64,10 +71,10 @@ async def _rest(request: web.BaseRequest, limit: int) -> bytes:
     connection, parts, size = cast(Connection, request.protocol), [], 0
     try:
         while part := await request.content.readany():
+            if unpacker is not None:
+                part = unpacker.feed(part)
             size += len(part)
             if size > limit:
-                if "Content-Encoding" in request.headers:
-                    connection.leave_rest()
                 raise too_large(limit)
             parts.append(part)
             if len(parts) > MAX_PARTS:

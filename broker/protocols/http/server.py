@@ -150,6 +150,7 @@ class HttpServer:
             self._handle,
             Exchanges(self._router, self._origins, self._authorization, self._log),
             self._clockwork,
+            auto_decompress=False,
             keepalive_timeout=options.keepalive / 1000,
             lingering_time=LINGER_SECONDS,
             max_line_size=options.max_line,
