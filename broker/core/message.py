@@ -33,8 +33,7 @@ MAX_DELAY = 10**15
 
 
 class Meta(TypedDict, total=False):
-    """What `meta` unpacks to. Absent means: not given. `mqtt` is what only MQTT can say and hear: see
-    `protocols/mqtt/meaning`."""
+    """What `meta` unpacks to. Absent means: not given. `mqtt` is what only MQTT can say and hear: see `core/mqtt`."""
 
     id: str
     key: str

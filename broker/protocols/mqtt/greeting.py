@@ -2,6 +2,7 @@
 
 from broker.auth.identity import Credentials, credentials_of
 from broker.core.errors import BrokerError, Code
+from broker.core.mqtt import ORIGIN, user_property
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.codec.packets import NONE, V5, Connect, Properties
@@ -37,9 +38,10 @@ def keep_alive_of(packet: Connect, options: MqttOptions) -> int:
 
 
 def promises(
-    packet: Connect, options: MqttOptions, client_id: str, expiry: int, keep_alive: int, largest: int
+    packet: Connect, options: MqttOptions, client_id: str, expiry: int, keep_alive: int, largest: int, epoch: str
 ) -> Properties:
-    """What a client of MQTT 5 must know of us, and what is not as it asked. [MQTT-3.2.2-16, 3.1.2-28]"""
+    """What a client of MQTT 5 must know of us, and what is not as it asked; a bridge also hears which log it is.
+    [MQTT-3.2.2-16, 3.1.2-28]"""
     if packet.version != V5:
         return NONE
     told: Properties = {"receive_maximum": options.receive_maximum, "maximum_packet_size": largest}
@@ -53,4 +55,11 @@ def promises(
         told["server_keep_alive"] = keep_alive
     if packet.properties.get("request_response_information"):
         told["response_information"] = f"$reply/{escaped(client_id)}"
+    if is_bridge(packet):
+        told["user"] = [(ORIGIN, epoch)]
     return told
+
+
+def is_bridge(packet: Connect) -> bool:
+    """Does it hear the id of every message?"""
+    return user_property(packet.properties, ORIGIN) is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Draft, Row
+from broker.core.mqtt import BY_QOS, packed
 from broker.engine.base import Receipt, Set, Unit
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
@@ -20,7 +21,6 @@ from broker.protocols.mqtt.codec.reasons import FROM_SERVER
 from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.flow.inbound import Do
 from broker.protocols.mqtt.kept import inbound_key, retained_set
-from broker.protocols.mqtt.meaning import BY_QOS, packed
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection

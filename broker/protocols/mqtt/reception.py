@@ -8,7 +8,7 @@ from broker.core.errors import BrokerError
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.codec.packets import Connack, Connect
-from broker.protocols.mqtt.greeting import credentials_in, expiry_of, keep_alive_of, promises, unproven
+from broker.protocols.mqtt.greeting import credentials_in, expiry_of, is_bridge, keep_alive_of, promises, unproven
 from broker.protocols.mqtt.sender import UNBOUNDED, Sender
 from broker.protocols.mqtt.session import Session
 
@@ -85,7 +85,9 @@ def welcome(connection: "Connection", session: Session, packet: Connect, *, pres
     server = connection.server
     keep_alive = keep_alive_of(packet, server.options)
     largest = server.packet_limits.max_packet
-    told = promises(packet, server.options, connection.client, session.expiry, keep_alive, largest)
+    told = promises(
+        packet, server.options, connection.client, session.expiry, keep_alive, largest, server.hub.engine.epoch
+    )
     written = connection.written(Connack(Reason.SUCCESS, present, told))
     if written is None:
         raise MqttError(Reason.PACKET_TOO_LARGE, f"the answer to CONNECT is over {connection.largest} bytes")
@@ -103,4 +105,5 @@ def sender_for(connection: "Connection", session: Session, packet: Connect) -> S
         version=packet.version,
         largest=connection.largest or UNBOUNDED,
         aliases=min(packet.properties.get("topic_alias_maximum", 0), server.options.topic_alias_maximum),
+        identified=is_bridge(packet),
     )

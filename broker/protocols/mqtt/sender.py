@@ -10,24 +10,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from broker.core.errors import BrokerError
-from broker.core.message import Row
+from broker.core.message import NAMED, Row, made_id
+from broker.core.mqtt import ID, PLAIN, Heard
 from broker.core.subscription import Outcome
 from broker.engine.base import Receipt, Set, Settle, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
-from broker.protocols.mqtt.codec.fanout import Fanout
-from broker.protocols.mqtt.codec.packets import NONE, V5, Ack
+from broker.protocols.mqtt.codec.fanout import Fanout, written_user
+from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Properties
 from broker.protocols.mqtt.codec.publication import publish_start
 from broker.protocols.mqtt.codec.topics import write_name
 from broker.protocols.mqtt.filters import Wanted
 from broker.protocols.mqtt.flow.aliases import AliasesOut
 from broker.protocols.mqtt.flow.outbound import Outbound, Step
 from broker.protocols.mqtt.kept import outbound_key, packed_offset
-from broker.protocols.mqtt.meaning import PLAIN, Heard
 from broker.protocols.mqtt.tie import Tie
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Encoded:
         if found is not None:
             return found[1:]
         heard = Heard(row)
-        properties = heard.properties
+        properties: Properties = cast(Properties, heard.properties)
         left = heard.left(now)
         if left is not None:
             properties = {**properties, "message_expiry": max(0, left)}
@@ -107,7 +107,8 @@ class Parcel:
 
 
 class Sender:
-    """See the module. `write` sends bytes; `largest`: packets over this many bytes are not sent [MQTT-3.1.2-25]."""
+    """See the module. `write` sends bytes; `largest`: packets over this many bytes are not sent [MQTT-3.1.2-25];
+    `identified`: every message comes with its id."""
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class Sender:
         version: int,
         largest: int,
         aliases: int,
+        identified: bool = False,
     ) -> None:
         self.full = False
         self.closed = False
@@ -129,6 +131,7 @@ class Sender:
         self._version = version
         self._largest = largest
         self._aliases = AliasesOut(aliases) if aliases else None
+        self._identified = identified
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
         self._asked_for: deque[tuple[Find, Wanted]] = deque()  # retained messages that were not looked up yet
@@ -147,7 +150,7 @@ class Sender:
         parcel = Parcel()
         out, done, outbound, start_of = parcel.out, parcel.done, self._outbound, self._encoded.start
         gap, rest = (b"\0", 1) if self._version == V5 else (b"", 0)
-        limited = self._aliases is not None or self._largest < UNBOUNDED
+        limited = self._aliases is not None or self._largest < UNBOUNDED or self._identified
         topic, wanted = "", None
         for at, row in enumerate(rows):
             offset, name, _, meta, body = row
@@ -221,7 +224,7 @@ class Sender:
         again = tie.known.get(offset) if tie is not None else None
         if again is None:
             asked = self._asked(tie, row, heard, wanted)
-            own = asked.own if asked is not None and self._version == V5 else b""
+            own = self._own(row, asked) if asked is not None else b""
             if asked is None or self._is_too_large(fanout, own):
                 parcel.done.append(offset)
                 return True
@@ -232,7 +235,7 @@ class Sender:
         else:
             assert tie is not None
             packet_id, qos = tie.known.pop(offset)
-            own = wanted.own if self._version == V5 else b""
+            own = self._own(row, wanted)
         alias, named = (0, True) if self._aliases is None else self._aliases.alias(row[1])
         retain = tie is None or (heard.retain and wanted.retain_as_published)
         dup = again is not None
@@ -244,6 +247,16 @@ class Sender:
         elif qos == 2 and again is None and tie is not None and tie.queue is not None:
             parcel.kept.append((packet_id, offset))
         return True
+
+    def _own(self, row: Row, wanted: Wanted) -> bytes:
+        """What this client alone is told: its subscription identifiers, and the id that we made if it wants it. What is
+        in no log has none."""
+        if self._version != V5:
+            return b""
+        offset, _, at, meta, _ = row
+        if not self._identified or not offset or (meta is not None and meta[0] & NAMED):
+            return wanted.own
+        return wanted.own + written_user(ID, made_id(self._hub.engine.epoch, offset, at))
 
     def _asked(self, tie: Tie | None, row: Row, heard: Heard, wanted: Wanted) -> Wanted | None:
         """What holds for a message that this client published itself; None for one that it is spared, or too late."""

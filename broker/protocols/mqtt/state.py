@@ -7,8 +7,8 @@ Floor 4.
 from collections.abc import Mapping
 
 from broker import __version__
+from broker.core.mqtt import QOS_0
 from broker.hub import Hub
-from broker.protocols.mqtt.meaning import QOS_0
 from broker.protocols.mqtt.retained import Retained
 
 PREFIX = "$SYS/"

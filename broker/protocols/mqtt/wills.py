@@ -11,11 +11,11 @@ import msgpack
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError
+from broker.core.mqtt import packed
 from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.packets import Will
 from broker.protocols.mqtt.kept import WILLS, escaped, retained_set
-from broker.protocols.mqtt.meaning import packed
 from broker.protocols.mqtt.retained import Retained
 
 logger = logging.getLogger(__name__)

@@ -75,3 +75,8 @@ class Fanout:
 def written_ids(subscription_ids: Sequence[int]) -> bytes:
     """The subscription identifiers of one subscriber as its own properties, to be kept as long as they hold."""
     return write_listed({"subscription_ids": subscription_ids}, Kind.PUBLISH)
+
+
+def written_user(name: str, value: str) -> bytes:
+    """A user property, likewise."""
+    return write_listed({"user": [(name, value)]}, Kind.PUBLISH)

@@ -7,22 +7,18 @@ their names of MQTT 5; what an older version cannot say has its default there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypedDict, cast
+from typing import Any, Final, NamedTuple, cast
 
+from broker.core.mqtt import MessageProperties
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 
 V31, V311, V5 = 3, 4, 5
 """The protocol levels that CONNECT names."""
 
 
-class Properties(TypedDict, total=False):
+class Properties(MessageProperties, total=False):
     """Properties (§2.2.2) by name; `properties.py` has the table. Intervals are in seconds, sizes in bytes."""
 
-    payload_format: int
-    message_expiry: int
-    content_type: str
-    response_topic: str
-    correlation_data: bytes
     subscription_ids: list[int]
     session_expiry: int
     assigned_client_id: str
@@ -40,7 +36,6 @@ class Properties(TypedDict, total=False):
     topic_alias: int
     maximum_qos: int
     retain_available: int
-    user: list[tuple[str, str]]
     maximum_packet_size: int
     wildcard_subscriptions_available: int
     subscription_ids_available: int
