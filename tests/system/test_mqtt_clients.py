@@ -1,223 +1,173 @@
-"""Clients of others at the MQTT door of a real daemon: mosquitto_pub and mosquitto_sub, paho, aiomqtt."""
+"""Clients of others at the MQTT door of a real daemon: a table of clients by what devices do."""
 
-import asyncio
 import queue
-import shutil
-import subprocess
-import threading
+from base64 import b64decode
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
-import aiomqtt
 import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.authority import Authority
-from tests.system.door import bodies, publish
+from tests.system.door import ask, publish
+from tests.system.mqtt_clients.aiomqtt import Aiomqtt
+from tests.system.mqtt_clients.client import Client, RefusedError, Wish
+from tests.system.mqtt_clients.faststream import FastStream
+from tests.system.mqtt_clients.gmqtt import Gmqtt
+from tests.system.mqtt_clients.mosquitto import Mosquitto
+from tests.system.mqtt_clients.mqttjs import MqttJs
+from tests.system.mqtt_clients.paho import Paho
+from tests.system.mqtt_clients.wire import Wire
 from tests.system.served import WITHIN, Served
 
 pytestmark = pytest.mark.system
-mosquitto = pytest.mark.skipif(
-    shutil.which("mosquitto_sub") is None, reason="mosquitto_pub and mosquitto_sub are missing (mosquitto-clients)"
-)
-VERSIONS = ("mqttv311", "mqttv5")
+
+CLIENTS: tuple[type[Client], ...] = (Mosquitto, Paho, Aiomqtt, Gmqtt, MqttJs, FastStream)
+VERSIONS = {4: "3.1.1", 5: "5.0"}
+Kind = tuple[type[Client], int]
+_numbers = count(1)
+
+
+def _kinds() -> Iterator[object]:
+    for client in CLIENTS:
+        marks = pytest.mark.skipif(bool(client.missing), reason=client.missing)
+        for version, name in VERSIONS.items():
+            yield pytest.param((client, version), id=f"{client.__name__}-{name}", marks=marks)
+
+
+@pytest.fixture(params=_kinds())
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """A row of the table."""
+    found: Kind = request.param
+    return found
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with Served(tmp_path) as process:
+def name() -> str:
+    """Of topics and clients that no other test uses: they share a daemon."""
+    return f"test-{next(_numbers)}"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("open")) as process:
         yield process.ready()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
+    """A daemon that wants to know who comes, with user `ann`; and a token of hers."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with Served(folder, "[auth]\n") as process:
+        process.ready()
+        admin = {"Authorization": f"Bearer {(folder / 'data' / 'admin.token').read_text().strip()}"}
+        admin["Content-Type"] = "application/json"
+        ann = "/v1/principals/ann"
+        assert ask(process, "PUT", f"{ann}/password", b'{"password": "correct horse"}', admin)[0] < 300
+        for verb in ("publish", "consume"):
+            assert ask(process, "POST", f"{ann}/grants", f'{{"grant": "{verb} #"}}'.encode(), admin)[0] < 300
+        yield process, ask(process, "POST", f"{ann}/tokens", b"{}", admin)[1]["token"]
 
 
 def port_of(served: Served) -> int:
     return int(served.address("mqtt").rpartition(":")[2])
 
 
-# mosquitto_pub, mosquitto_sub
+def client(kind: Kind, port: int, client_id: str, *filters: tuple[str, int], **wish: object) -> Client:
+    made, version = kind
+    return made(Wish(port, client_id, version, filters=filters, **wish))  # type: ignore[arg-type]
 
 
-class Sub:
-    """mosquitto_sub that has subscribed."""
-
-    def __init__(self, served: Served, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            ["stdbuf", "-oL", "mosquitto_sub", "-d", "-v", "-p", str(port_of(served)), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        early: list[str] = []  # of a session that goes on
-        while not (line := self.lines.get(timeout=WITHIN)).startswith("Subscribed"):
-            early.append(line)
-        for line in early:
-            self.lines.put(line)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as said:
-            for line in said:
-                self.lines.put(line.rstrip("\n"))
-
-    def messages(self, count: int) -> list[str]:
-        found: list[str] = []
-        while len(found) < count:
-            line = self.lines.get(timeout=WITHIN)
-            if not line.startswith("Client ") and line:
-                found.append(line)
-        return found
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(WITHIN)
-        self._reader.join(WITHIN)
+# The table's columns
 
 
-def pub(served: Served, *arguments: str) -> None:
-    subprocess.run(["mosquitto_pub", "-p", str(port_of(served)), *arguments], check=True, timeout=WITHIN)
-
-
-@mosquitto
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("qos", ["0", "1", "2"])
-def test_mosquitto_publishes_and_subscribes(served: Served, version: str, qos: str) -> None:
-    sub = Sub(served, "-V", version, "-t", "m/#", "-q", qos)
-    pub(served, "-V", version, "-t", "m/a", "-q", qos, "-m", "hello")
-    assert sub.messages(1) == ["m/a hello"]
-    sub.end()
-
-
-@mosquitto
-@pytest.mark.parametrize("version", VERSIONS)
-def test_mosquitto_retained_will_and_resumed_session(served: Served, version: str) -> None:
-    pub(served, "-V", version, "-t", "m/kept", "-q", "1", "-m", "kept", "-r")
-    kept = ["-i", "kept", "-c", "-q", "1", "-V", version]
-    if version == "mqttv5":
-        kept += ["-x", "600"]
-    sub = Sub(served, *kept, "-t", "m/#", "--will-topic", "w/gone", "--will-payload", "bye")
-    assert sub.messages(1) == ["m/kept kept"]
-    watcher = Sub(served, "-t", "w/#")
-    sub.process.kill()
-    sub.end()
-    assert watcher.messages(1) == ["w/gone bye"]
-    watcher.end()
-    pub(served, "-V", version, "-t", "m/later", "-q", "1", "-m", "later")
-    sub = Sub(served, *kept, "-t", "m/other")
-    assert sub.messages(1) == ["m/later later"]
-    sub.end()
-
-
-@mosquitto
-def test_mosquitto_shares(served: Served) -> None:
-    subs = [Sub(served, "-V", "mqttv5", "-t", "$share/g/jobs", "-q", "1") for _ in range(2)]
-    for i in range(10):
-        pub(served, "-t", "jobs", "-q", "1", "-m", str(i))
-    found: list[str] = []
-    while len(found) < 10:
-        for sub in subs:
-            if not sub.lines.empty():
-                found += [line for line in [sub.lines.get()] if line.startswith("jobs ")]
-    assert sorted(found) == [f"jobs {i}" for i in range(10)]
-    for sub in subs:
-        sub.end()
-
-
-@mosquitto
-def test_what_devices_say_is_for_all_doors_and_the_other_way_round(served: Served) -> None:
-    pub(
-        served,
-        "-V",
-        "mqttv5",
-        "-D",
-        "publish",
-        "content-type",
-        "text/plain",
-        "-t",
-        "d/1",
-        "-q",
-        "1",
-        "-m",
-        "from a device",
-    )
-    assert bodies(served, "d/1") == ["from a device"]
-    sub = Sub(served, "-t", "d/#", "-q", "1")
-    assert publish(served, "d/2", b"from a service")[0] == 201
-    assert sub.messages(1) == ["d/2 from a service"]
-    sub.end()
-
-
-# paho
-
-
-@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
-def test_paho_at_every_qos_with_a_session_that_goes_on(served: Served, version: MQTTProtocolVersion) -> None:
-    five = version is MQTTProtocolVersion.MQTTv5
-    got: queue.Queue[paho.MQTTMessage] = queue.Queue()
-
-    def client(name: str, *, kept: bool) -> tuple[paho.Client, bool]:
-        present: queue.Queue[bool] = queue.Queue()
-        options = {} if five else {"clean_session": not kept}
-        made = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=version, **options)  # type: ignore[arg-type]
-        made.on_connect = lambda _c, _u, flags, _r, _p: present.put(flags.session_present)
-        made.on_message = lambda _c, _u, message: got.put(message)
-        properties = None
-        if five:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = 600 if kept else 0
-        made.connect("127.0.0.1", port_of(served), 30, clean_start=not kept if five else 3, properties=properties)
-        made.loop_start()
-        return made, present.get(timeout=WITHIN)
-
-    reader, present = client("reader", kept=True)
-    assert not present
-    subscribed = threading.Event()
-    reader.on_subscribe = lambda *_: subscribed.set()
-    reader.subscribe("p/#", 2)
-    assert subscribed.wait(WITHIN)
-    writer, _ = client("writer", kept=False)
-    for qos in (0, 1, 2):
-        writer.publish("p/a", f"qos {qos}", qos).wait_for_publish(WITHIN)
-    messages = sorted((got.get(timeout=WITHIN) for _ in range(3)), key=lambda message: message.qos)
-    assert [(m.payload, m.qos) for m in messages] == [(f"qos {qos}".encode(), qos) for qos in (0, 1, 2)]
-    reader.disconnect()
-    reader.loop_stop()
-    writer.publish("p/b", "while away", 2).wait_for_publish(WITHIN)
-    reader, present = client("reader", kept=True)
-    assert present
-    assert got.get(timeout=WITHIN).payload == b"while away"
-    for ended in (reader, writer):
-        ended.disconnect()
-        ended.loop_stop()
-
-
-# aiomqtt
-
-
-@pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5])
-async def test_aiomqtt_retained_and_live_messages(served: Served, version: aiomqtt.ProtocolVersion) -> None:
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_every_qos(served: Served, kind: Kind, name: str, qos: int) -> None:
     port = port_of(served)
+    async with client(kind, port, f"{name}-r", (f"{name}/#", qos)) as reader, client(kind, port, f"{name}-w") as writer:
+        await writer.publish(f"{name}/a", "hello", qos)
+        assert await reader.hears() == [(f"{name}/a", "hello", qos, False)]
+
+
+async def test_retained(served: Served, kind: Kind, name: str) -> None:
+    port = port_of(served)
+    async with client(kind, port, f"{name}-w") as writer:
+        await writer.publish(f"{name}/kept", "first", 1, retain=True)
+        await writer.publish(f"{name}/kept", "kept", 1, retain=True)
+        async with client(kind, port, f"{name}-r", (f"{name}/+", 1)) as reader:
+            assert await reader.hears() == [(f"{name}/kept", "kept", 1, True)]
+            await writer.publish(f"{name}/live", "live", 1)
+            assert await reader.hears() == [(f"{name}/live", "live", 1, False)]
+
+
+async def test_will(served: Served, kind: Kind, name: str) -> None:
+    port = port_of(served)
+    will = (f"{name}/lost", "bye")
     async with (
-        asyncio.timeout(WITHIN),
-        aiomqtt.Client("127.0.0.1", port, protocol=version, identifier="reader") as reader,
-        aiomqtt.Client("127.0.0.1", port, protocol=version, identifier="writer") as writer,
+        client(kind, port, f"{name}-r", (f"{name}/+", 1)) as watcher,
+        Wire(port) as wire,
+        client(kind, wire.port, f"{name}-w", will=will),
     ):
-        await writer.publish("x/kept", "kept", 1, retain=True)
-        await reader.subscribe("x/#", 2)
-        await writer.publish("x/live", "live", 2)
-        found = []
-        async for message in reader.messages:
-            found.append((str(message.topic), message.payload, message.retain))
-            if len(found) == 2:
-                break
-    assert found == [("x/kept", b"kept", True), ("x/live", b"live", False)]
+        wire.cut()
+        assert await watcher.hears() == [(*will, 1, False)]
 
 
-# Other ways in
+async def test_a_session_goes_on(served: Served, kind: Kind, name: str) -> None:
+    port = port_of(served)
+    filters = ((f"{name}/#", 2),)
+    async with client(kind, port, f"{name}-w") as writer:
+        async with Wire(port) as wire, client(kind, wire.port, name, *filters, kept=True):
+            wire.cut()
+        for qos in (1, 2):
+            await writer.publish(f"{name}/{qos}", "while away", qos)
+        async with client(kind, port, name, *filters, kept=True) as reader:
+            assert await reader.hears(2) == [(f"{name}/{qos}", "while away", qos, False) for qos in (1, 2)]
+            await writer.publish(f"{name}/back", "back", 2)
+            assert await reader.hears() == [(f"{name}/back", "back", 2, False)]
+
+
+async def test_a_shared_subscription(served: Served, kind: Kind, name: str) -> None:
+    port = port_of(served)
+    group = (f"$share/{name}/{name}/jobs", 1)
+    async with (
+        client(kind, port, f"{name}-1", group) as first,
+        client(kind, port, f"{name}-2", group) as second,
+        client(kind, port, f"{name}-w") as writer,
+    ):
+        for i in range(10):
+            await writer.publish(f"{name}/jobs", str(i), 1)
+        shares = [await first.hears(5), await second.hears(5)]
+        assert sorted(int(heard.payload) for share in shares for heard in share) == list(range(10))
+
+
+async def test_password_and_token(guarded: tuple[Served, str], kind: Kind, name: str) -> None:
+    served, token = guarded
+    port = port_of(served)
+    reader = client(kind, port, f"{name}-r", (name, 1), username="ann", password="correct horse")
+    writer = client(kind, port, f"{name}-w", username="whoever", password=token)
+    async with reader, writer:
+        await writer.publish(name, "proven", 1)
+        assert (await reader.hears())[0].payload == "proven"
+    for wrong in ({"username": "ann", "password": "wrong horse"}, {}):
+        stranger = client(kind, port, f"{name}-s", (name, 1), **wrong)
+        with pytest.raises(RefusedError):
+            await stranger.__aenter__()
+
+
+# Other doors, and other ways in
+
+
+async def test_what_devices_say_is_for_all_doors_and_the_other_way_round(served: Served, name: str) -> None:
+    device = (Paho, 5)
+    port = port_of(served)
+    async with client(device, port, name, (f"{name}/2", 1)) as reader:
+        await reader.publish(f"{name}/1", "from a device", 1)
+        (found,) = ask(served, "GET", f"/v1/topics/{name}/1/messages?from=earliest")[1]["messages"]
+        assert b64decode(found["body_base64"]) == b"from a device"
+        assert publish(served, f"{name}/2", b"from a service")[0] == 201
+        assert (await reader.hears())[0].payload == "from a service"
 
 
 def _heard(client: paho.Client, *where: object) -> bytes:
