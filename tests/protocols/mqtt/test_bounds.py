@@ -80,7 +80,7 @@ async def test_so_many_sessions_and_no_more(tmp_path: Path) -> None:
         assert (await client.hear(Connack)).reason is Reason.QUOTA_EXCEEDED
 
 
-@pytest.mark.statement("MQTT-3.2.2-22")
+@pytest.mark.statement("MQTT-3.1.2-21", "MQTT-3.2.2-22")
 async def test_server_keep_alive_and_silence(tmp_path: Path) -> None:
     async with open_door(tmp_path, MqttOptions(max_keep_alive="1s")) as door:
         for asked in (0, 100):

@@ -71,6 +71,15 @@ async def test_a_session_expires(door: Door) -> None:
     await kept(door, present=False)
 
 
+@pytest.mark.statement("MQTT-4.1.0-1")
+async def test_it_does_not_expire_under_a_client_that_is_there(door: Door) -> None:
+    client, writer = await kept(door, expiry=1), await door.connect("w")
+    await client.subscribe("a")
+    await door.advance(1_000)
+    await writer.publish("a", "still there")
+    assert await client.bodies(1) == ["still there"]
+
+
 async def test_it_expires_over_a_restart(door: Door) -> None:
     client = await kept(door, expiry=60)
     await client.subscribe("a")
@@ -93,7 +102,7 @@ async def test_the_expiry_may_change_with_disconnect(door: Door) -> None:
 
 
 @pytest.mark.parametrize("qos", [1, 2])
-@pytest.mark.statement("MQTT-3.3.1-1", "MQTT-4.4.0-1")
+@pytest.mark.statement("MQTT-3.3.1-1", "MQTT-4.3.2-3", "MQTT-4.4.0-1", "MQTT-4.6.0-1")
 async def test_what_was_not_answered_comes_again_with_its_identifier(door: Door, qos: int) -> None:
     client, writer = await kept(door), await door.connect("w")
     await client.subscribe("a", qos=2)
@@ -112,6 +121,37 @@ async def test_what_was_not_answered_comes_again_with_its_identifier(door: Door,
     await writer.publish("a", "new", qos)
     assert not (await client.take()).dup
     await client.nothing()
+
+
+@pytest.mark.parametrize(("qos", "kind"), [(1, Kind.PUBACK), (2, Kind.PUBREC)])
+@pytest.mark.statement("MQTT-4.4.0-2")
+async def test_what_its_receiver_refused_does_not_come_again(door: Door, qos: int, kind: Kind) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    await writer.publish("a", "unwelcome", qos)
+    packet = await client.hear(Publish)
+    client.write(Ack(kind, (packet.packet_id,), Reason.QUOTA_EXCEEDED))
+    await client.ping()
+    await client.lost()
+    await asyncio.sleep(0.01)
+    client = await kept(door, present=True)
+    await client.nothing()
+
+
+@pytest.mark.statement("MQTT-4.3.3-7", "MQTT-4.3.3-13")
+async def test_qos_2_goes_on_although_the_message_expires_meanwhile(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    await writer.publish("a", "short", 2, properties={"message_expiry": 2})
+    packet = await client.hear(Publish)
+    await door.advance(10)
+    assert door.hub.engine.outstanding("mqtt/kept", [await last_offset(door)])
+    await client.answer(packet)
+    await client.ping()
+
+
+async def last_offset(door: Door) -> int:
+    return (await door.hub.read(LOCAL, ["#"], EARLIEST, 1_000)).rows[-1][0]
 
 
 @pytest.mark.statement("MQTT-4.3.3-3", "MQTT-4.3.3-4", "MQTT-4.3.3-5", "MQTT-4.3.3-6")

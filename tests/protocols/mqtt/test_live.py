@@ -41,6 +41,7 @@ VERSIONS = (V31, V311, V5)
     "MQTT-4.3.3-1",
     "MQTT-4.3.3-2",
     "MQTT-4.3.3-8",
+    "MQTT-3.8.4-8",
 )
 async def test_a_message_comes_with_the_lower_of_both_qos(
     door: Door, version: int, published: int, wanted: int
@@ -107,7 +108,7 @@ async def test_an_unknown_pubrel_is_answered(door: Door) -> None:
 
 
 @pytest.mark.parametrize("version", [V311, V5])
-@pytest.mark.statement("MQTT-3.3.4-2", "MQTT-3.3.4-3")
+@pytest.mark.statement("MQTT-3.3.4-2", "MQTT-3.3.4-3", "MQTT-3.3.4-4")
 async def test_overlapping_filters_bring_a_message_once_at_the_highest_qos(door: Door, version: int) -> None:
     reader, writer = await door.connect("r", version), await door.connect("w", version)
     await reader.subscribe("a/#", qos=2, identifier=3 if version == V5 else 0)
@@ -216,7 +217,7 @@ async def test_an_expired_message_is_not_delivered(door: Door) -> None:
     assert (packet.payload, packet.properties["message_expiry"]) == (b"long", 6)
 
 
-@pytest.mark.statement("MQTT-4.9.0-1", "MQTT-4.9.0-2")
+@pytest.mark.statement("MQTT-3.3.4-7", "MQTT-4.9.0-1", "MQTT-4.9.0-2")
 async def test_receive_maximum_bounds_what_is_sent(door: Door) -> None:
     reader, writer = await door.connect("r", receive_maximum=3), await door.connect("w")
     await reader.subscribe("a", qos=2)
@@ -239,7 +240,7 @@ async def test_our_receive_maximum_is_kept(tmp_path: Path) -> None:
         await writer.closed()
 
 
-@pytest.mark.statement("MQTT-3.1.2-27")
+@pytest.mark.statement("MQTT-3.1.2-27", "MQTT-3.3.2-12")
 async def test_topic_aliases_of_a_publisher(door: Door) -> None:
     reader, writer = await door.connect("r"), await door.connect("w")
     await reader.subscribe("a/#")

@@ -51,6 +51,37 @@ async def test_an_empty_one_deletes(door: Door) -> None:
     assert not await door.hub.engine.keys("mqtt/retained/")
 
 
+@pytest.mark.statement("MQTT-3.3.1-8")
+async def test_one_that_is_not_retained_leaves_it_as_it_is(door: Door) -> None:
+    writer = await door.connect("w")
+    await writer.publish("a", "kept", retain=True)
+    for qos in range(3):
+        await writer.publish("a", "passing", qos)
+        await writer.publish("b", "passing", qos)
+    await writer.publish("a", "")
+    reader = await door.connect("r")
+    await reader.subscribe("a", "b")
+    assert await reader.bodies(1) == ["kept"]
+    await reader.nothing()
+
+
+@pytest.mark.parametrize("expiry", [0, 60])
+@pytest.mark.statement("MQTT-3.8.4-4")
+async def test_a_filter_put_again_brings_it_again_and_loses_nothing(door: Door, expiry: int) -> None:
+    writer, reader = await door.connect("w"), await door.connect("r", expiry=expiry)
+    await writer.publish("a/kept", "kept", retain=True)
+    await reader.subscribe("a/#")
+    assert await reader.bodies(1) == ["kept"]
+    for i in range(20):
+        writer.write(Publish("a/live", str(i).encode(), 1, packet_id=i + 1))
+        if i % 4 == 0:
+            reader.write(Subscribe(i + 1, (Request("a/#", 1, retain_handling=0),)))
+        await asyncio.sleep(0.001)
+    found = await reader.bodies(25)
+    assert found.count("kept") == 5
+    assert [body for body in found if body != "kept"] == [str(i) for i in range(20)]
+
+
 @pytest.mark.statement("MQTT-3.3.1-9", "MQTT-3.3.1-10", "MQTT-3.3.1-11")
 async def test_retain_handling(door: Door) -> None:
     writer, reader = await door.connect("w"), await door.connect("r")

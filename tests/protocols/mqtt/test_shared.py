@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from broker.protocols.mqtt.codec.codes import Reason
-from broker.protocols.mqtt.codec.packets import Disconnect, Publish, Request, Subscribe
+from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.packets import Ack, Disconnect, Publish, Request, Subscribe
 from tests.protocols.mqtt.door import Door
 from tests.protocols.mqtt.test_kept import kept
 
@@ -29,6 +29,33 @@ async def test_each_message_goes_to_one_member(door: Door) -> None:
     assert all(taken)
     for member in members:
         await member.nothing()
+
+
+@pytest.mark.statement("MQTT-4.8.2-4", "MQTT-4.8.2-5")
+async def test_no_message_of_qos_2_is_on_its_way_to_a_member(door: Door) -> None:
+    """Both statements speak of one; a group is granted QoS 1 at most."""
+    member, writer = await door.connect("member"), await door.connect("w")
+    assert (await member.subscribe(GROUP, qos=2)).reasons == (Reason.GRANTED_QOS_1,)
+    await writer.publish("a/1", "x", 2)
+    assert (await member.take()).qos == 1
+
+
+@pytest.mark.statement("MQTT-4.8.2-6")
+async def test_what_a_member_refuses_goes_to_nobody(door: Door) -> None:
+    members = [await door.connect(name) for name in "xy"]
+    for member in members:
+        await member.subscribe(GROUP)
+    writer = await door.connect("w")
+    for i in range(2):
+        await writer.publish("a/1", str(i))
+    for member in members:
+        packet = await member.hear(Publish)
+        member.write(Ack(Kind.PUBACK, (packet.packet_id,), Reason.NOT_AUTHORIZED))
+    for member in members:
+        await member.ping()
+        await member.nothing()
+    await members[0].leave()
+    await members[1].nothing()
 
 
 async def test_what_a_lost_member_had_in_hand_goes_to_another(door: Door) -> None:
@@ -75,6 +102,7 @@ async def test_members_that_only_lived_are_forgotten_by_a_crash(door: Door) -> N
     assert not door.hub.engine.subscriptions()
 
 
+@pytest.mark.statement("MQTT-3.3.4-5")
 async def test_a_subscription_of_its_own_beside_it(door: Door) -> None:
     one = await door.connect("one")
     await one.subscribe(GROUP, identifier=1)

@@ -108,6 +108,20 @@ async def test_it_can_be_retained(door: Door) -> None:
     assert (await reader.take()).retain
 
 
+@pytest.mark.statement("MQTT-3.1.2-14", "MQTT-3.1.3-10")
+async def test_it_is_not_retained_unless_it_says_so_and_keeps_its_order(door: Door) -> None:
+    user = [("b", "1"), ("a", "2"), ("b", "0")]
+    watcher = await door.connect("watcher")
+    await watcher.subscribe("gone", retain_as_published=True)
+    client = await door.connect("c", will=Will("gone", b"bye", 1, properties={"user": user}))
+    await client.lost()
+    packet = await watcher.take()
+    assert (packet.retain, packet.properties) == (False, {"user": user})
+    later = await door.connect("later")
+    await later.subscribe("gone")
+    await later.nothing()
+
+
 async def test_a_crash_of_the_broker_publishes_those_of_who_does_not_come_back(door: Door) -> None:
     await door.connect("gone", will=WILL)
     await door.connect("back", will=Will("gone", b"never", 1))
