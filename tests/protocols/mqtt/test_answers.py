@@ -8,6 +8,7 @@ from broker.auth.principal import LOCAL
 from broker.core.position import EARLIEST
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
+from broker.protocols.mqtt.codec.fitting import Answer
 from broker.protocols.mqtt.codec.packets import (
     V5,
     V31,
@@ -17,7 +18,6 @@ from broker.protocols.mqtt.codec.packets import (
     Connack,
     Connect,
     Disconnect,
-    Packet,
     Pingreq,
     Pingresp,
     Publish,
@@ -196,10 +196,10 @@ SMALL = 40
 """Bytes that hold every answer, but none with its reason string."""
 
 
-async def answers(door: Door, client: Client) -> list[Packet]:
+async def answers(client: Client) -> list[Answer]:
     """One of each kind that may say in words what is wrong, and PUBREL, which may as well."""
     client.write(Publish("$sys/x", b"", 1, packet_id=1), Publish("$sys/x", b"", 2, packet_id=2))
-    found: list[Packet] = [await client.hear(Ack), await client.hear(Ack)]
+    found: list[Answer] = [await client.hear(Ack), await client.hear(Ack)]
     client.write(Ack(Kind.PUBREL, (77,)))
     found += [await client.hear(Ack), await client.subscribe("x" * 1_025, "a", qos=2)]
     await client.publish("a", "x", 2)
@@ -218,9 +218,9 @@ async def answers(door: Door, client: Client) -> list[Packet]:
     *("MQTT-3.7.2-3", "MQTT-3.9.2-2", "MQTT-3.11.2-2", "MQTT-3.14.2-3", "MQTT-3.14.2-4"),
 )
 async def test_answers_are_no_larger_than_their_receiver_takes_them(door: Door) -> None:
-    wordy = await answers(door, await door.connect("any"))
-    assert sum("reason_string" in packet.properties for packet in wordy) == 3  # type: ignore[attr-defined]
-    plain = await answers(door, await door.connect("small", maximum_packet_size=SMALL))
+    wordy = await answers(await door.connect("any"))
+    assert sum("reason_string" in packet.properties for packet in wordy) == 3
+    plain = await answers(await door.connect("small", maximum_packet_size=SMALL))
     assert [type(packet) for packet in plain] == [type(packet) for packet in wordy]
     assert all(len(encode(packet, V5)) <= SMALL for packet in plain)
 
