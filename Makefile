@@ -39,8 +39,8 @@ format: $(VENV)/dev.stamp ## put the code into its form
 bench: $(VENV)/dev.stamp ## messages per second, with raw drivers; ARGS="--help" says what can be chosen
 	$(BIN)/python -m tests.bench $(ARGS)
 
-proof: $(VENV)/dev.stamp ## what the promises rest on: conformance, the journey, kill -9, restarts, failing disks and power
-	$(BIN)/python -m pytest -v -m '' tests/engine tests/faults tests/system tests/test_journey.py $(ARGS)
+proof: $(VENV)/dev.stamp ## what the promises rest on: conformance, the journey, kill -9, restarts, failing disks and power, broken rules
+	$(BIN)/python -m pytest -v -m '' tests/engine tests/faults tests/system tests/test_journey.py tests/protocols/mqtt/test_mutations.py $(ARGS)
 
 clean: ## remove what was installed and cached; data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
