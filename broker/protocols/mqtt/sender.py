@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED, Row, made_id
@@ -21,9 +21,8 @@ from broker.hub import Hub
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
 from broker.protocols.mqtt.codec.fanout import Fanout, written_user
-from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Properties
-from broker.protocols.mqtt.codec.publication import publish_start
-from broker.protocols.mqtt.codec.topics import write_name
+from broker.protocols.mqtt.codec.packets import NONE, V5, Ack
+from broker.protocols.mqtt.encoded import Encoded
 from broker.protocols.mqtt.filters import Wanted
 from broker.protocols.mqtt.flow.aliases import AliasesOut
 from broker.protocols.mqtt.flow.outbound import Outbound, Step
@@ -42,8 +41,6 @@ Find = Callable[[int], list[Row]]
 PIECE, ROW_BYTES = 64 << 10, 64
 """Bytes of what waits that are written before others have their turn, and what a message counts beside topic and
 body."""
-MAX_STARTS = 10_000
-MAX_HEARD = 1_000
 _UNWANTED = Wanted(2, False, b"")
 """What was in flight is sent again, whatever has become of its subscription."""
 UNBOUNDED = 1 << 28
@@ -52,46 +49,6 @@ ALIAS_BYTES = 3
 _id = Struct(">H").pack
 _id_with_gap = Struct(">Hx").pack
 """A packet identifier; with the length of no properties behind it."""
-
-
-class Encoded:
-    """What all connections share of the work: beginnings of packets, and messages with properties, encoded once."""
-
-    def __init__(self) -> None:
-        self._starts: dict[tuple[int, str, int], bytes] = {}
-        self._heard: dict[int, tuple[Row, Heard, Fanout]] = {}
-        self.oversized = 0
-        """Messages that were too large for a client."""
-
-    def start(self, head: int, topic: str, size: int) -> bytes:
-        """A packet's beginning up to its topic, `size` bytes before its end."""
-        key = (head, topic, size)
-        start = self._starts.get(key)
-        if start is None:
-            if len(self._starts) >= MAX_STARTS:
-                self._starts.clear()
-            start = self._starts[key] = publish_start(head, write_name(topic), size)
-        return start
-
-    def heard(self, row: Row, now: int) -> tuple[Heard, Fanout]:
-        """The same message to several subscribers is looked at once."""
-        found = self._heard.get(id(row))
-        if found is not None:
-            return found[1:]
-        heard = Heard(row)
-        properties: Properties = cast(Properties, heard.properties)
-        left = heard.left(now)
-        if left is not None:
-            properties = {**properties, "message_expiry": max(0, left)}
-        if len(self._heard) >= MAX_HEARD:
-            self._heard.clear()
-        fanout = Fanout(row[1], row[4], properties)
-        self._heard[id(row)] = (row, heard, fanout)
-        return heard, fanout
-
-    def forget(self) -> None:
-        """Time has passed: what was left of an expiry is less now."""
-        self._heard.clear()
 
 
 class Parcel:

@@ -20,11 +20,11 @@ from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.dialect import Limits
 from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.connection import Connection
+from broker.protocols.mqtt.encoded import Encoded
 from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.kept import RETAINED, retained_row
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
-from broker.protocols.mqtt.sender import Encoded
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import State
 from broker.protocols.mqtt.subscribing import Subscribing
