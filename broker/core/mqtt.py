@@ -14,10 +14,11 @@ only MQTT knows is in its field `mqtt`:
     bridge    the bridge that brought it, which does not take it back
 
 Key, id and priority, which only other doors have fields for, are the user properties `postroom-key`, `postroom-id` and
-`postroom-priority`, both ways. Floor 0.
+`postroom-priority`, both ways. Dead letters say the topic they come from and each of their failures by others. Floor 0.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, TypedDict, cast
 
@@ -110,6 +111,15 @@ def _is_short(text: str) -> bool:
     return bool(text) and utf8_size(text) <= MAX_ID_BYTES
 
 
+REDRIVEN = "$redrive/"
+
+
+def first_topic(row: Row) -> str:
+    """The topic that a message was published to: one that was redriven has come back to its queue by another."""
+    topic = row[1]
+    return unpack_meta(row[3]).get("topic", topic) if topic.startswith(REDRIVEN) else topic
+
+
 class Heard:
     """A message as MQTT hears it. `properties` lack the expiry, which counts down: see `left`."""
 
@@ -126,9 +136,9 @@ class Heard:
         found: dict[str, Any] = {name: mqtt[short] for short, name in _FIELDS if short in mqtt}
         content_type = meta.get("content_type", mqtt.get("type"))
         if content_type is not None:
-            found["content_type"] = content_type
-        if user := mqtt.get("user") or _user(meta):
-            found["user"] = [(name, value) for name, value in user]
+            found["content_type"] = _speakable(content_type)
+        if user := [*(mqtt.get("user") or _user(meta)), *_of_failures(meta, row[1])]:
+            found["user"] = [(_speakable(name), _speakable(value)) for name, value in user]
         self.properties = cast(MessageProperties, found) or _NONE
 
     def left(self, now: int) -> int | None:
@@ -139,6 +149,25 @@ class Heard:
 def _user(meta: Meta) -> list[tuple[str, str]]:
     fields = [(f"postroom-{name}", str(meta[name])) for name in ("key", "id", "priority") if name in meta]
     return [*meta.get("headers", {}).items(), *fields]
+
+
+def _of_failures(meta: Meta, topic: str) -> Iterator[tuple[str, str]]:
+    if "topic" in meta and not topic.startswith(REDRIVEN):
+        yield "postroom-topic", meta["topic"]
+    for entry in meta.get("history", ()):
+        yield "postroom-failure", _failure(entry)
+
+
+def _failure(entry: Mapping[str, Any]) -> str:
+    """`2026-11-25T04:20:00.000Z rejected: why`."""
+    at = datetime.fromtimestamp(entry["at"] / 1000, UTC).isoformat(timespec="milliseconds")
+    error = entry.get("error")
+    return f"{at.removesuffix('+00:00')}Z {entry['outcome']}" + (f": {error}" if error else "")
+
+
+def _speakable(text: str) -> str:
+    """Text of other doors as MQTT can carry it. [MQTT-1.5.4-2]"""
+    return text.replace("\0", "\ufffd")
 
 
 def user_property(properties: MessageProperties, name: str) -> str | None:
