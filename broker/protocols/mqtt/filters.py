@@ -3,13 +3,23 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from broker.core.topic import Trie
+from broker.core.errors import BrokerError, Code
+from broker.core.topic import Trie, check_filter
 from broker.protocols.mqtt.codec.fanout import written_ids
 from broker.protocols.mqtt.codec.packets import Request
 from broker.protocols.mqtt.codec.topics import Share, shared
 
 MAX_TOPICS = 1_000
 """Topics whose meaning is remembered per session, some 250 KB: there are many sessions."""
+NOT_LOGGED = ("$queue/", "$share/", "$stream/", "$SYS/")
+"""Beginnings of filters that stand for no topics of the log."""
+
+
+def check_logged(text: str) -> str:
+    """Return the filter if it is one of topics of the log. Raises BAD_FILTER."""
+    if text.startswith(NOT_LOGGED):
+        raise BrokerError(Code.BAD_FILTER, f"no topics of the log begin with {text.partition('/')[0]}/")
+    return check_filter(text)
 
 
 class Subscribed(NamedTuple):

@@ -16,8 +16,8 @@ class MqttOptions(BaseModel):
     """Where MQTT is spoken, and how much each client may ask of us (durations: ms, sizes: bytes).
 
     `receive_maximum`: what a client of MQTT 5 may have unanswered; `inflight`: what we send a client without an answer,
-    if it takes so many. `queued_…`: what waits for one session that is away; then the oldest goes. `refused_filters`:
-    what nobody may subscribe to, as it is written, such as `#`.
+    if it takes so many, `queue_inflight` the same of one queue by its name. `queued_…`: what waits for one session that
+    is away; then the oldest goes. `refused_filters`: what nobody may subscribe to, as it is written, such as `#`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +31,7 @@ class MqttOptions(BaseModel):
     max_session_expiry: Annotated[Duration, Field(ge=1_000, le=365 * DAY)] = 30 * DAY
     receive_maximum: int = Field(8_192, ge=1, le=65_535)
     inflight: int = Field(16_384, ge=1, le=65_535)
+    queue_inflight: int = Field(20, ge=1, le=65_535)
     topic_alias_maximum: int = Field(16, ge=0, le=65_535)
     max_filters: int = Field(1_000, ge=1, le=100_000)
     refused_filters: frozenset[str] = frozenset()

@@ -7,14 +7,14 @@ answered, so that it is delivered once, whoever crashes meanwhile [MQTT-4.3.3]. 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED, Row, made_id
-from broker.core.mqtt import ID, PLAIN, Heard
+from broker.core.mqtt import ID, PLAIN, Heard, first_topic
 from broker.core.subscription import Outcome
 from broker.engine.base import Receipt, Set, Settle, Unit
 from broker.hub import Hub
@@ -22,12 +22,12 @@ from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
 from broker.protocols.mqtt.codec.fanout import Fanout, written_user
 from broker.protocols.mqtt.codec.packets import NONE, V5, Ack
-from broker.protocols.mqtt.encoded import Encoded
+from broker.protocols.mqtt.encoded import Encoded, encoded
 from broker.protocols.mqtt.filters import Wanted
 from broker.protocols.mqtt.flow.aliases import AliasesOut
 from broker.protocols.mqtt.flow.outbound import Outbound, Step
 from broker.protocols.mqtt.kept import outbound_key, packed_offset
-from broker.protocols.mqtt.tie import Tie
+from broker.protocols.mqtt.tie import NamedTie, Tie
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.session import Session
@@ -100,7 +100,7 @@ class Sender:
 
     def take(self, tie: Tie, rows: Sequence[Row]) -> None:
         """What the engine delivers."""
-        if self._waiting or tie.known:
+        if self._waiting or tie.known or isinstance(tie, NamedTie):
             self._waiting.extend([(tie, row, None) for row in rows])
             self._drain()
             return
@@ -215,6 +215,34 @@ class Sender:
             return wanted.own
         return wanted.own + written_user(ID, made_id(self._hub.engine.epoch, offset, at))
 
+    def _named(self, tie: NamedTie, row: Row, parcel: Parcel) -> bool:
+        """A message of a queue or stream that is read by name; False when no packet identifier is free for it."""
+        offset, asked = row[0], tie.asked
+        if not tie.holds(offset):
+            tie.free(1, 0)
+            return True
+        if asked.qos and not self._outbound.room:
+            return False
+        topic = first_topic(row)
+        now = self._now()
+        heard, fanout = encoded(row, topic, now)
+        left = heard.left(now)
+        if left is not None and left <= 0:
+            parcel.done.append(offset)
+            return True
+        own = self._own(row, asked) + tie.note(row) if self._version == V5 else b""
+        if self._is_too_large(fanout, own):
+            soon = asyncio.get_running_loop().call_soon  # what is refused may come again in the same breath
+            soon(tie.refuse, (offset,), Reason.PACKET_TOO_LARGE, f"it takes no packets over {self._largest} bytes")
+            return True
+        packet_id = self._outbound.send(asked.qos, (tie, offset)) if asked.qos else 0
+        alias, named = (0, True) if self._aliases is None else self._aliases.alias(topic)
+        retain = heard.retain and asked.retain_as_published
+        parcel.out.append(fanout.packet(self._version, asked.qos, retain, packet_id, alias=alias, named=named, own=own))
+        if not asked.qos:
+            parcel.done.append(offset)
+        return True
+
     def _asked(self, tie: Tie | None, row: Row, heard: Heard, wanted: Wanted) -> Wanted | None:
         """What holds for a message that this client published itself; None for one that it is spared, or too late."""
         left = heard.left(self._now())
@@ -290,11 +318,7 @@ class Sender:
         freed: dict[Tie, int] = {}
         while waiting and size < PIECE:
             tie, row, wanted = waiting[0]
-            if tie is not None:
-                wanted = tie.wanted(row) or (_UNWANTED if row[0] in tie.known else None)
-            if wanted is None:
-                parcel.done.append(row[0])
-            elif not self._special(tie, row, wanted, parcel):
+            if not self._next(tie, row, wanted, parcel):
                 free = False
                 break
             waiting.popleft()
@@ -309,13 +333,26 @@ class Sender:
             freed_tie.free(0, count)
         return free and self._behind is None
 
+    def _next(self, tie: Tie | None, row: Row, wanted: Wanted | None, parcel: Parcel) -> bool:
+        """Of what waits; False when no packet identifier is free for it."""
+        if isinstance(tie, NamedTie):
+            return self._named(tie, row, parcel)
+        if tie is not None:
+            wanted = tie.wanted(row) or (_UNWANTED if row[0] in tie.known else None)
+        if wanted is None:
+            parcel.done.append(row[0])
+            return True
+        return self._special(tie, row, wanted, parcel)
+
     # Answers
 
     def answered(self, ack: Ack) -> None:
         """PUBACK, PUBREC or PUBCOMP. Raises MqttError for one that cannot be. [MQTT-4.3.2-3, 4.3.3-4, 4.3.3-5]"""
         step = self._outbound.on(ack)
         self._settle(step.settled)
-        self._settle(step.refused)
+        for tie, offsets in _by_tie(step.refused):
+            said = ack.properties.get("reason_string") or ack.reason.name.lower().replace("_", " ")
+            tie.refuse(offsets, ack.reason, said)
         if step.refused and ack.kind is Kind.PUBREC:
             self._forget(ack.packet_ids)
         if step.released:
@@ -332,11 +369,7 @@ class Sender:
             raise step.fault
 
     def _settle(self, tokens: Sequence[Token]) -> None:
-        by_tie: dict[Tie, list[int]] = {}
-        for token in tokens:
-            if token[0] is not None:
-                by_tie.setdefault(token[0], []).append(token[1])
-        for tie, offsets in by_tie.items():
+        for tie, offsets in _by_tie(tokens):
             tie.settle(offsets)
 
     def _release(self, step: Step[Token]) -> None:
@@ -385,3 +418,11 @@ class Sender:
     def waiting(self) -> int:
         """Messages for which no identifier is free."""
         return len(self._waiting)
+
+
+def _by_tie(tokens: Sequence[Token]) -> Iterable[tuple[Tie, list[int]]]:
+    by_tie: dict[Tie, list[int]] = {}
+    for token in tokens:
+        if token[0] is not None:
+            by_tie.setdefault(token[0], []).append(token[1])
+    return by_tie.items()

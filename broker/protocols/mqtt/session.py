@@ -7,7 +7,7 @@ of QoS 1 and 2, named `mqtt/CLIENT`; what it wants with QoS 0 it reads live, whi
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from broker.auth.grant import Verb, on_topic
+from broker.auth.grant import Resource, Verb
 from broker.auth.hold import Hold
 from broker.auth.principal import BROKER, Principal
 from broker.core.errors import BrokerError, Code
@@ -17,14 +17,16 @@ from broker.core.retry import RetryPolicy
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.engine.base import Engine, Set
 from broker.hub import Hub
+from broker.protocols.mqtt import queues
 from broker.protocols.mqtt.codec.packets import Will
 from broker.protocols.mqtt.filters import Filters, Subscribed
 from broker.protocols.mqtt.flow.inbound import Inbound
 from broker.protocols.mqtt.flow.outbound import Outbound, Sent
 from broker.protocols.mqtt.kept import SessionRecord, escaped, forgotten_session, inbound_key, outbound_key
 from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.queues import QueueTie
 from broker.protocols.mqtt.sender import Sender, Token
-from broker.protocols.mqtt.tie import Tie
+from broker.protocols.mqtt.tie import NamedTie, Tie
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection
@@ -48,6 +50,9 @@ class Session:
         self.away: float | None = None
         self.filters = Filters()
         self.shares: dict[str, Tie] = {}
+        self.readers: dict[str, NamedTie] = {}
+        self.leaving: set[QueueTie] = set()
+        """Of queues that it has unsubscribed from, with messages that it did not answer yet."""
         self.outbound: Outbound[Token] = Outbound()
         self.inbound = Inbound()
         self.will: Will | None = None
@@ -70,9 +75,19 @@ class Session:
         topics = tuple(entry.filter for entry in self.filters if entry.qos)
         return own_queue(self.queue, topics, options) if topics else None
 
+    @property
+    def count(self) -> int:
+        """How many filters it has."""
+        return len(self.filters) + len(self.shares) + len(self.readers)
+
+    def has(self, text: str) -> bool:
+        """Has it exactly this filter?"""
+        return self.filters.get(text) is not None or text in self.shares or text in self.readers
+
     def record(self) -> Set:
         """It as it is kept."""
-        entries = [*self.filters, *(next(iter(tie.filters)) for tie in self.shares.values())]
+        shares = [next(iter(tie.filters)) for tie in self.shares.values()]
+        entries = [*self.filters, *shares, *(tie.subscribed for tie in self.readers.values())]
         return SessionRecord(self.client_id, self.principal.name, self.expiry, self.away, entries).kept()
 
     def forgotten(self) -> list[Set]:
@@ -96,9 +111,8 @@ class Session:
 
     # Rights
 
-    def hold(self, hub: Hub, text: str, topics: str) -> None:
-        """May it read these topics? Remembered, so that it ends when the right does. Raises FORBIDDEN."""
-        resource = on_topic(topics)
+    def hold(self, hub: Hub, text: str, resource: Resource) -> None:
+        """May it read this, by this filter? Remembered, so that it ends when the right does. Raises FORBIDDEN."""
         hold = hub.hold(self.principal, Verb.CONSUME, resource, self.fail)
         before = self._holds.pop(text, None)
         if before is not None:
@@ -186,21 +200,47 @@ class Session:
             return
         if self.own is not None and self.own.attachment is None and any(entry.qos for entry in self.filters):
             self._consume(hub, self.own, self._window)
-        for tie in self.shares.values():
-            if tie.attachment is None:
+        for tie in (*self.shares.values(), *self.readers.values()):
+            if not tie.flows:
                 self._consume(hub, tie, min(self._window, SHARED_WINDOW))
 
     def _consume(self, hub: Hub, tie: Tie, window: int) -> None:
         assert self.sender is not None
-        assert tie.queue is not None
         tie.ended = self.fail
-        tie.attach(self.sender, hub.attach(BROKER, tie.queue, tie), window)
+        tie.consume(hub, self.sender, window)
+
+    # What it reads by name
+
+    def join(self, reader: NamedTie) -> NamedTie:
+        """Subscribe to it, or with other options to what it reads already; the reader that is used."""
+        text = reader.subscribed.filter
+        used = self.readers.setdefault(text, reader)
+        used.put(reader.subscribed)
+        return used
+
+    def part(self, text: str) -> None:
+        """Unsubscribe: no more comes, and what is in its hands it may still answer. [MQTT-3.10.4-2, 3.10.4-3]"""
+        self.release(text)
+        reader = self.readers.pop(text)
+        if isinstance(reader, QueueTie) and reader.leave(self.leaving.discard):
+            self.leaving.add(reader)
+        else:
+            reader.detach()
+
+    def _begun(self) -> dict[Tie, list[int]]:
+        """What a client that is lost was working on. It answers in order [MQTT-4.6.0-2]: of each queue the first
+        message that it has not answered."""
+        begun: dict[Tie, list[int]] = {}
+        for _, _, token in self.outbound.unanswered():
+            if isinstance(token[0], QueueTie):
+                begun.setdefault(token[0], [token[1]])
+        return begun
 
     def prolong(self) -> None:
-        """Leases of somebody who is connected do not run out."""
+        """Leases of somebody who is connected do not run out, but those of queues that are not the door's own."""
         offsets: dict[Tie, list[int]] = {}
         for _, _, token in self.outbound.unanswered():
-            if token[0] is not None and token[0].queue is not None:
+            if token[0] is not None and token[0].queue is not None and not isinstance(token[0], NamedTie):
                 offsets.setdefault(token[0], []).append(token[1])
         for tie, held in offsets.items():
             if tie.attachment is not None:
@@ -208,16 +248,19 @@ class Session:
 
     def ties(self) -> list[Tie]:
         """All that may bring messages."""
-        return [tie for tie in (self._live, self.own, *self.shares.values()) if tie is not None]
+        named = (*self.shares.values(), *self.readers.values(), *self.leaving)
+        return [tie for tie in (self._live, self.own, *named) if tie is not None]
 
-    def disconnect(self) -> None:
-        """Nobody is here."""
+    def disconnect(self, *, lost: bool) -> None:
+        """Nobody is here; `lost`: the client went without a word."""
         self.connection = None
+        begun = self._begun() if lost else {}
         if self.sender is not None:
             self.sender.closed = True
             self.sender = None
         for tie in self.ties():
-            tie.detach()
+            tie.detach(begun.get(tie, ()))
+        self.leaving.clear()
 
     def fail(self, error: BrokerError) -> None:
         """Something that it needs has ended."""
@@ -237,6 +280,13 @@ def own_queue(name: str, topics: tuple[str, ...], options: MqttOptions) -> Spec:
         max_bytes=options.queued_bytes,
         overflow=Overflow.DROP_OLDEST,
     )
+
+
+def named_tie(subscribed: Subscribed, options: MqttOptions) -> NamedTie | None:
+    """A reader by name; None where the filter is one of topics. Raises BAD_FILTER."""
+    if subscribed.filter.startswith(queues.PREFIX):
+        return QueueTie(subscribed, options.queue_inflight)
+    return None
 
 
 def share_tie(subscribed: Subscribed, queue: str) -> Tie:

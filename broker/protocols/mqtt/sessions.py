@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from broker.auth.grant import on_topic
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
 from broker.core.topic import check_filter
@@ -19,7 +20,7 @@ from broker.protocols.mqtt.codec.packets import Connect
 from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.kept import INBOUND, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.session import Session, own_queue
+from broker.protocols.mqtt.session import Session, named_tie, own_queue
 from broker.protocols.mqtt.wills import Wills
 
 if TYPE_CHECKING:
@@ -90,7 +91,10 @@ class Sessions:
         session = Session(record.client_id, principal, durable=True, expiry=record.expiry)
         session.away = self._hub.wall() if record.away is None else record.away
         for subscribed in record.filters:
-            if subscribed.share is None:
+            reader = named_tie(subscribed, self._options)
+            if reader is not None:
+                session.join(reader)
+            elif subscribed.share is None:
                 session.filters.put(subscribed)
             else:
                 self.groups.remember(session, subscribed)
@@ -172,17 +176,26 @@ class Sessions:
                 connection.begin(session, packet, present=before is not None)
 
     async def _keep(self, session: Session, sets: list[Set]) -> None:
-        """What is kept of it is on disk before the client is told. Filters that it may no longer read are taken out."""
+        """What is kept of it is on disk before the client is told. Filters that it may no longer read are taken out,
+        and those of queues and streams that are gone."""
         for entry in [*session.filters, *(next(iter(tie.filters)) for tie in session.shares.values())]:
             share = entry.share
             try:
-                session.hold(self._hub, entry.filter, entry.filter if share is None else share.filter)
+                session.hold(self._hub, entry.filter, on_topic(entry.filter if share is None else share.filter))
             except BrokerError:
                 if share is None:
                     session.filters.remove(entry.filter)
                     await self.put_queue(session)
                 else:
                     await self.groups.leave(session, entry.filter)
+        for text, reader in list(session.readers.items()):
+            try:
+                session.hold(self._hub, text, reader.resource)
+                there = reader.there(self._hub)
+            except BrokerError:
+                there = False
+            if not there:
+                session.part(text)
         if session.durable:
             sets = [*sets, session.record(), *session.forget_settled(self._hub.engine)]
         if sets:
@@ -206,7 +219,7 @@ class Sessions:
         """The connection is gone; `willing`: as the client wished, so that its will is void."""
         if session.connection is not connection:
             return
-        session.disconnect()
+        session.disconnect(lost=not (willing or self.stopping))
         self._leave(session, willing=willing)
 
     def _leave(self, session: Session, *, willing: bool) -> None:

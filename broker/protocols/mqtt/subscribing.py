@@ -1,33 +1,57 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11): each filter is authorized by itself and gets its own answer. Floor 4."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.auth.grant import on_topic
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.topic import check_filter
 from broker.engine.base import Unit
 from broker.hub import Hub
+from broker.protocols.mqtt import queues
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.codec.fanout import written_ids
-from broker.protocols.mqtt.codec.packets import Request, Suback, Subscribe, Unsuback, Unsubscribe
+from broker.protocols.mqtt.codec.packets import NONE, Properties, Request, Suback, Subscribe, Unsuback, Unsubscribe
 from broker.protocols.mqtt.codec.reasons import FROM_SERVER
 from broker.protocols.mqtt.codec.topics import shared
-from broker.protocols.mqtt.filters import Subscribed, Wanted
+from broker.protocols.mqtt.farewell import MAX_REASON
+from broker.protocols.mqtt.filters import Subscribed, Wanted, check_logged
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
 from broker.protocols.mqtt.sender import Find
-from broker.protocols.mqtt.session import Session
+from broker.protocols.mqtt.session import Session, named_tie
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import PREFIX as STATE
+from broker.protocols.mqtt.tie import NamedTie
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection
 
 IF_NEW, NEVER = 1, 2
 """Retain handling (§3.8.3.1); 0 is always."""
+COMMITTED = ("$share/", queues.PREFIX)
+"""Beginnings of filters that make a queue."""
+
+
+@dataclass(slots=True)
+class Granted:
+    """What is said of one filter. Without `subscribed` it is refused, for this reason and `why` in words. `fresh`: it
+    is new to the session. `reader` brings its messages where it is no filter of topics."""
+
+    request: Request
+    reason: Reason
+    subscribed: Subscribed | None = None
+    fresh: bool = False
+    reader: NamedTie | None = None
+    why: str = ""
+
+    def refuse(self, error: BrokerError) -> None:
+        """It cannot be granted after all."""
+        self.reason, self.why, self.subscribed, self.reader = _reason(error), error.text, None, None
 
 
 class Subscribing:
@@ -38,25 +62,25 @@ class Subscribing:
         self._options = options
         self._sessions = sessions
         self._retained = retained
+        self._refused = set(map(on_topic, options.refused_filters))
 
     def is_quick(self, session: Session, packet: Subscribe | Unsubscribe) -> bool:
         """Is nothing to be committed for it?"""
         filters = packet.filters if isinstance(packet, Unsubscribe) else [entry.filter for entry in packet.requests]
-        return not session.durable and not any(text.startswith("$share/") for text in filters)
+        return not session.durable and not any(text.startswith(COMMITTED) for text in filters)
 
     # SUBSCRIBE
 
     def subscribe_now(self, connection: "Connection", packet: Subscribe) -> None:
         """The quick way."""
         session = connection.session
-        granted, reasons, fresh = self._grant(session, packet)
-        for subscribed in granted:
-            session.filters.put(subscribed)
+        granted = self._grant(session, packet)
+        self._join(session, granted)
         session.read(self._hub)
-        self._answer(connection, packet, granted, reasons, fresh)
+        self._answer(connection, packet, granted)
 
     async def subscribe(self, connection: "Connection", packet: Subscribe) -> None:
-        """For a session that is kept, and for groups: on disk before it is answered. Whoever goes meanwhile, or
+        """For a session that is kept, and for queues: on disk before it is answered. Whoever goes meanwhile, or
         comes in its place, has its turn afterwards. Raises what the engine does."""
         async with self._sessions.turn(connection.client):
             if not connection.closed:
@@ -64,82 +88,107 @@ class Subscribing:
 
     async def _subscribe(self, connection: "Connection", packet: Subscribe) -> None:
         session = connection.session
-        granted, reasons, fresh = self._grant(session, packet)
-        own = [subscribed for subscribed in granted if subscribed.share is None]
-        for subscribed in own:
-            session.filters.put(subscribed)
-        for subscribed in granted:
-            if subscribed.share is not None:
-                await self._sessions.groups.join(session, subscribed)
-        if session.durable and granted:
+        granted = self._grant(session, packet)
+        for one in granted:
+            await self._make(session, one)
+        self._join(session, granted)
+        if session.durable and any(one.subscribed for one in granted):
             await self._hub.committed(Unit(sets=[session.record()], sender=session))
-            if own:
+            if any(one.subscribed and not (one.reader or one.subscribed.share) for one in granted):
                 await self._sessions.put_queue(session)
         session.read(self._hub)
-        self._answer(connection, packet, granted, reasons, fresh)
+        self._answer(connection, packet, granted)
         session.consume(self._hub)
 
-    def _grant(self, session: Session, packet: Subscribe) -> tuple[list[Subscribed], list[Reason], set[str]]:
-        """What is granted, an answer per filter, and which filters are new to the session."""
-        ids = packet.properties.get("subscription_ids")
-        identifier = ids[0] if ids else 0
-        granted: list[Subscribed] = []
-        reasons: list[Reason] = []
-        fresh: set[str] = set()
-        for request in packet.requests:
-            there = session.filters.get(request.filter) is not None or request.filter in session.shares
-            try:
-                qos = self._check(session, request, len(fresh) if not there and request.filter not in fresh else None)
-            except BrokerError as error:
-                reasons.append(_reason(error))
-                continue
-            if not there:
-                fresh.add(request.filter)
-            granted.append(Subscribed.of(request, qos, identifier))
-            reasons.append(Reason(qos))
-        return granted, reasons, fresh
+    async def _make(self, session: Session, granted: Granted) -> None:
+        """The queue that it needs, if there is none."""
+        if granted.subscribed is not None and granted.subscribed.share is not None:
+            await self._sessions.groups.join(session, granted.subscribed)
+        if granted.reader is None:
+            return
+        try:
+            await granted.reader.make(self._hub, session.principal)
+        except BrokerError as error:
+            granted.refuse(error)
+            if granted.fresh:
+                session.release(granted.request.filter)
 
-    def _check(self, session: Session, request: Request, more: int | None) -> int:
-        """The QoS that is granted: of a group at most 1, because what one member does not answer goes to another; of
-        the broker's state 0.
-        `more`: so many new ones came before it in the packet, None: it is none. Raises BAD_FILTER, FORBIDDEN,
-        RATE_LIMITED."""
-        share = shared(request.filter)
-        topics = check_filter(request.filter if share is None else share.filter)
-        if share is not None:
-            check_filter(share.group)  # for its size
-        if topics in self._options.refused_filters:  # no right of anybody's is missing, so it is not 0x87
-            raise MqttError(Reason.UNSPECIFIED_ERROR, f"nobody may subscribe to {topics}")
-        if more is not None and len(session.filters) + len(session.shares) + more >= self._options.max_filters:
+    @staticmethod
+    def _join(session: Session, granted: list[Granted]) -> None:
+        """They are the session's."""
+        for one in granted:
+            if one.reader is not None:
+                session.join(one.reader)
+            elif one.subscribed is not None and one.subscribed.share is None:
+                session.filters.put(one.subscribed)
+
+    def _grant(self, session: Session, packet: Subscribe) -> list[Granted]:
+        """An answer per filter."""
+        ids = packet.properties.get("subscription_ids")
+        fresh: set[str] = set()
+        found: list[Granted] = []
+        for request in packet.requests:
+            one = Granted(request, Reason.UNSPECIFIED_ERROR)
+            found.append(one)
+            try:
+                one.fresh = not session.has(request.filter)
+                if one.fresh and request.filter not in fresh:
+                    self._check_room(session, len(fresh))
+                self._allow(session, one, ids[0] if ids else 0)
+            except BrokerError as error:
+                one.refuse(error)
+            else:
+                fresh.update([request.filter] if one.fresh else ())
+        return found
+
+    def _check_room(self, session: Session, more: int) -> None:
+        """May it have another filter, after so many in the packet? Raises RATE_LIMITED."""
+        if session.count + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
+
+    def _allow(self, session: Session, granted: Granted, identifier: int) -> None:
+        """Say what is granted: of a group at most QoS 1, because what one member does not answer goes to another; of
+        the broker's state 0. Raises BAD_FILTER, FORBIDDEN, RATE_LIMITED, and what a reader by name does."""
+        request, qos = granted.request, granted.request.qos
+        share = shared(request.filter)
+        reader = named_tie(Subscribed.of(request, min(qos, 1), identifier), self._options)
+        if reader is not None:
+            reader.check(request)
+            granted.reader, granted.subscribed = reader, reader.subscribed
+            resource = reader.resource
+        else:
+            topics = check_filter(request.filter) if share is None else check_logged(share.filter)
+            if share is not None:
+                check_filter(share.group)  # for its size
+                qos = min(qos, 1)
+            elif topics.startswith(STATE):
+                qos = 0
+            granted.subscribed = Subscribed.of(request, qos, identifier)
+            resource = on_topic(topics)
         if session.sender is not None and session.sender.asked_for >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, "retained messages of earlier subscriptions were not taken yet")
-        session.hold(self._hub, request.filter, topics)
-        if topics.startswith(STATE):
-            return 0
-        return request.qos if share is None else min(request.qos, 1)
+        if resource in self._refused:  # no right of anybody's is missing, so it is not 0x87
+            raise MqttError(Reason.UNSPECIFIED_ERROR, f"nobody may subscribe to {resource}")
+        session.hold(self._hub, request.filter, resource)
+        granted.reason = Reason(granted.subscribed.qos)
 
-    def _answer(
-        self,
-        connection: "Connection",
-        packet: Subscribe,
-        granted: list[Subscribed],
-        reasons: list[Reason],
-        fresh: set[str],
-    ) -> None:
+    def _answer(self, connection: "Connection", packet: Subscribe, granted: list[Granted]) -> None:
         """SUBACK, then what is retained. [MQTT-3.8.4-1, 3.8.4-5, 3.8.4-6]"""
-        connection.send(Suback(packet.packet_id, tuple(reasons)))
-        handling = {request.filter: request.retain_handling for request in packet.requests}
-        asked: list[tuple[Find, Wanted]] = []
-        for subscribed in granted:
-            how = handling[subscribed.filter]
-            if subscribed.share is not None or how == NEVER or (how == IF_NEW and subscribed.filter not in fresh):
-                continue
-            own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
-            wanted = Wanted(subscribed.qos, False, own)
-            asked.append((partial(self._matching, subscribed.filter), wanted))
+        said = "; ".join(f"{one.request.filter}: {one.why}" for one in granted if one.why)
+        properties: Properties = {"reason_string": said[:MAX_REASON]} if said else NONE
+        connection.send(Suback(packet.packet_id, tuple(one.reason for one in granted), properties))
+        asked = [found for one in granted if (found := self._retained_for(one)) is not None]
         if asked and connection.session.sender is not None:
             connection.session.sender.retained(asked)
+
+    def _retained_for(self, granted: Granted) -> tuple[Find, Wanted] | None:
+        subscribed, how = granted.subscribed, granted.request.retain_handling
+        if subscribed is None or subscribed.share is not None or granted.reader is not None:
+            return None
+        if how == NEVER or (how == IF_NEW and not granted.fresh):
+            return None
+        own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
+        return partial(self._matching, subscribed.filter), Wanted(subscribed.qos, False, own)
 
     def _matching(self, text: str, now: int) -> list[Row]:
         return [row for retained in self._retained for row in retained.matching(text, now)]
@@ -177,6 +226,9 @@ class Subscribing:
 
     @staticmethod
     def _remove(session: Session, text: str) -> Reason:
+        if text in session.readers:
+            session.part(text)
+            return Reason.SUCCESS
         if not session.filters.remove(text):
             return Reason.NO_SUBSCRIPTION_EXISTED
         session.release(text)

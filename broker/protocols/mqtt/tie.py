@@ -1,4 +1,5 @@
-"""A session's reader of the log, of its own queue, or of a group's: what the engine delivers goes to its sender.
+"""A session's reader of the log, of its own queue, of a group's, or of another one by its name: what the engine brings
+goes to its sender.
 
 A tie lives as long as what it stands for, over connections; it is attached while somebody is connected. Credit comes
 back when messages are answered (bytes as soon as they are written), and not while the socket is full, so that a slow
@@ -9,11 +10,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core.errors import BrokerError
+from broker.auth.grant import Resource
+from broker.auth.principal import BROKER, Principal
+from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.subscription import Delivery, Outcome
 from broker.engine.base import Attachment
-from broker.protocols.mqtt.filters import Filters, Wanted
+from broker.hub import Hub
+from broker.protocols.mqtt.codec.codes import Reason
+from broker.protocols.mqtt.codec.fanout import written_ids
+from broker.protocols.mqtt.codec.packets import Request
+from broker.protocols.mqtt.filters import Filters, Subscribed, Wanted
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.sender import Sender
@@ -38,6 +45,16 @@ class Tie:
         self._messages = self._bytes = 0  # to be granted again
         self._rising = False
 
+    @property
+    def flows(self) -> bool:
+        """Does it bring messages to somebody?"""
+        return self._sender is not None
+
+    def consume(self, hub: Hub, sender: "Sender", window: int) -> None:
+        """Begin to take from its queue. Rights are held by filter. Raises UNKNOWN_SUBSCRIPTION."""
+        assert self.queue is not None
+        self.attach(sender, hub.attach(BROKER, self.queue, self), window)
+
     def attach(self, sender: "Sender", attachment: Attachment, window: int) -> None:
         """Somebody is connected who takes so many messages."""
         self._sender = sender
@@ -45,11 +62,14 @@ class Tie:
         self._messages = self._bytes = 0
         attachment.grant(window, ROOM)
 
-    def detach(self) -> None:
-        """Nobody is: what was leased is ready again."""
+    def detach(self, begun: Sequence[int] = ()) -> None:
+        """Nobody is: what was leased is ready again. `begun`: what a client that was lost was working on, which counts
+        against these messages."""
         attachment, self.attachment, self._sender = self.attachment, None, None
         if attachment is not None:
-            attachment.detach()
+            if begun:
+                attachment.started(begun)
+            attachment.detach(lost=bool(begun))
 
     def wanted(self, row: Row) -> Wanted | None:
         """How a message is to be delivered; None when it is not, or not by this tie."""
@@ -77,6 +97,10 @@ class Tie:
                 self.attachment.settle(Outcome.ACK, offsets)
             self.free(len(offsets), 0)
 
+    def refuse(self, offsets: Sequence[int], reason: Reason, why: str) -> None:
+        """The client will not have these; they are not sent again. [MQTT-4.4.0-2]"""
+        self.settle(offsets)
+
     def lease(self, offset: int) -> int | None:
         """Its number, for a settle that is part of a unit."""
         return None if self.attachment is None else self.attachment.held(offset)
@@ -101,3 +125,46 @@ class Tie:
         if messages or size:
             self._messages = self._bytes = 0
             self.attachment.grant(messages, size)
+
+
+class NamedTie(Tie):
+    """A reader of what others read too, by its name: `$queue/…`, `$stream/…`. Its messages say where they are from, in
+    properties of their own, and come with the QoS that was granted, whatever they were published with.
+
+    `resource` is what its reader needs the right to consume.
+    """
+
+    def __init__(self, subscribed: Subscribed, resource: Resource, queue: str | None) -> None:
+        super().__init__(Filters(), queue)
+        self.resource = resource
+        self.put(subscribed)
+
+    def put(self, subscribed: Subscribed) -> None:
+        """As it was granted, at first or anew. [MQTT-3.8.4-3]"""
+        self.subscribed = subscribed
+        own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
+        self.asked = Wanted(subscribed.qos, subscribed.retain_as_published, own)
+
+    def check(self, request: Request) -> None:
+        """Can it be read like that? Raises BAD_OPTION."""
+        if request.no_local:
+            raise BrokerError(Code.BAD_OPTION, "No Local is for topics: a queue or stream is of all publishers")
+
+    def there(self, hub: Hub) -> bool:
+        """Is there what it reads? Raises WRONG_KIND, CONFLICT for something else of that name."""
+        raise NotImplementedError
+
+    async def make(self, hub: Hub, principal: Principal) -> None:
+        """Make sure that it is. Raises what making it does."""
+
+    def wanted(self, row: Row) -> Wanted | None:
+        """See Tie."""
+        return self.asked
+
+    def note(self, row: Row) -> bytes:
+        """What a message says of itself here, as encoded properties."""
+        raise NotImplementedError
+
+    def holds(self, offset: int) -> bool:
+        """Is a message that waited to be sent still to be sent?"""
+        return True

@@ -28,6 +28,12 @@ class Guarded:
     async def connect(self, name: str, version: int = V5, client_id: str = "", **options: object) -> Client:
         return await self.door.connect(client_id or name, version, username=name, password=self.tokens[name], **options)
 
+    async def grant(self, name: str, *grants: str) -> None:
+        await self.directory.add_grants(name, tuple(map(parse_grant, grants)))
+
+    async def revoke(self, name: str, grant: str) -> None:
+        await self.directory.remove_grant(name, parse_grant(grant))
+
 
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
