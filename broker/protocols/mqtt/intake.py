@@ -32,6 +32,9 @@ Answers = list[int | bytes]
 """What a commit answers, in order: the identifier of a message with QoS 1, that of one with QoS 2 as a negative number,
 or a packet."""
 
+Retaining = tuple[int, int, Draft]
+"""What is retained, with the index of its message in the unit, or -1, and that of its write."""
+
 
 class Intake:
     """Takes what one connection publishes, for its session."""
@@ -50,7 +53,7 @@ class Intake:
     def _begin(self) -> None:
         self._drafts: list[Draft] = []
         self._sets: list[Set] = []
-        self._retained: list[tuple[int, Draft]] = []  # index of the message in the unit, or -1, and what is retained
+        self._retained: list[Retaining] = []
         self._answers: Answers = []
         self._size = 0
         self._passing: list[Draft] = []
@@ -119,8 +122,8 @@ class Intake:
             self._passing.append(draft)
             index = -1
         topic, meta, body = draft
+        self._retained.append((index, len(self._sets), draft))
         self._sets.append(retained_set((0, topic, int(self._hub.wall() * 1000), meta, body)))
-        self._retained.append((index, draft))
 
     def release(self, ack: Ack) -> None:
         """PUBREL. Raises MqttError for an identifier whose PUBREC was not sent. [MQTT-4.3.3-11]"""
@@ -206,17 +209,17 @@ class Intake:
         except BrokerError:
             self._counts["refused"] += len(passing)
 
-    def _done(self, answers: Answers, retained: list[tuple[int, Draft]], weight: int) -> Callable[[Receipt], None]:
+    def _done(self, answers: Answers, retained: list[Retaining], weight: int) -> Callable[[Receipt], None]:
         def done(receipt: Receipt) -> None:
             self._uncommitted -= weight
             self._connection.gate.answered(self._uncommitted)
             if receipt.error is not None:
                 self._failed(answers, receipt.error)
                 return
-            for index, (topic, meta, body) in retained:
+            for index, at, (topic, meta, body) in retained:
                 offset = receipt.place(index) if index >= 0 else None
                 row: Row = (offset or 0, topic, receipt.at, meta, body)
-                self._connection.server.retained.put(row)
+                self._connection.server.retained.put(row, receipt.revisions[at])
             self._answer(answers)
 
         return done

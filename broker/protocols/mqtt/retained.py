@@ -28,6 +28,7 @@ class Retained:
         self._most = messages
         self._room = size
         self._rows: dict[str, Row] = {}
+        self._revisions: dict[str, int] = {}
         self._root = _Level()
         self.size = 0
 
@@ -47,17 +48,19 @@ class Retained:
                 Code.RATE_LIMITED, f"retained messages would take {size} bytes; raise mqtt.retained_bytes"
             )
 
-    def put(self, row: Row) -> None:
-        """It is on disk; one without a body deletes. [MQTT-3.3.1-5, 3.3.1-6, 3.3.1-7]"""
+    def put(self, row: Row, revision: int = 0) -> None:
+        """It is on disk, as this revision of its key; one without a body deletes. [MQTT-3.3.1-5, 3.3.1-6, 3.3.1-7]"""
         topic = row[1]
         before = self._rows.pop(topic, None)
         if before is not None:
             self.size -= _weight(before)
+            del self._revisions[topic]
         if not row[4]:
             if before is not None:
                 self._prune(topic)
             return
         self._rows[topic] = row
+        self._revisions[topic] = revision
         self.size += _weight(row)
         level = self._root
         for name in topic.split("/"):
@@ -86,9 +89,9 @@ class Retained:
             found = list(_walk(self._root, text.split("/")))
         return [row for row in found if not _expired(row, now)]
 
-    def expired(self, now: int) -> list[str]:
-        """The topics of those that have."""
-        return [topic for topic, row in self._rows.items() if _expired(row, now)]
+    def expired(self, now: int) -> list[tuple[str, int]]:
+        """(topic, revision) of those that have."""
+        return [(topic, self._revisions[topic]) for topic, row in self._rows.items() if _expired(row, now)]
 
     def topics(self) -> list[str]:
         """All, sorted."""

@@ -5,11 +5,12 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
-from broker.engine.base import Set, Unit
+from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
@@ -72,8 +73,8 @@ class MqttServer(Door[Connection]):
         """Take up what was kept, and accept on these listening sockets."""
         self.loop = asyncio.get_running_loop()
         self.connecting = Deadlines(self.loop, self.options.connect_timeout / 1000, self._too_late)
-        for key, value, _ in await self.hub.engine.items(RETAINED):
-            self.retained.put(retained_row(key, value))
+        for key, value, revision in await self.hub.engine.items(RETAINED):
+            self.retained.put(retained_row(key, value), revision)
         await self.sessions.load()
         self.state.tell(self.status())
         await self.listen(sockets, lambda: Connection(self))
@@ -106,15 +107,19 @@ class MqttServer(Door[Connection]):
             self.sessions.prolong()
 
     def sweep(self) -> None:
-        """Delete retained messages that have expired."""
-        topics = self.retained.expired(int(self.hub.wall() * 1000))[:MAX_SWEPT]
-        for topic in topics:
+        """Delete retained messages that have expired, each by itself and only as it is now: one that takes its place
+        meanwhile stays, whichever of the two is committed first."""
+        try:
+            for topic, revision in self.retained.expired(int(self.hub.wall() * 1000))[:MAX_SWEPT]:
+                unit = Unit(sets=[Set(RETAINED + topic, None, expect=revision)], sender=self)
+                unit.done = partial(self._swept, topic)
+                self.hub.commit(unit)
+        except BrokerError as error:
+            logger.info("expired retained messages are deleted later", extra={"error": error.text})
+
+    def _swept(self, topic: str, receipt: Receipt) -> None:
+        if receipt.error is None:
             self.retained.put((0, topic, 0, None, b""))
-        if topics:
-            try:
-                self.hub.commit(Unit(sets=[Set(RETAINED + topic, None) for topic in topics], sender=self))
-            except BrokerError as error:
-                logger.info("expired retained messages are deleted later", extra={"error": error.text})
 
     def status(self) -> dict[str, int]:
         """What `/v1/status` says of this door."""

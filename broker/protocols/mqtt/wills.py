@@ -116,7 +116,7 @@ class Wills:
     def _retain(self, receipt: Receipt, draft: tuple[str, bytes | None, bytes]) -> None:
         if receipt.error is None:
             topic, meta, body = draft
-            self._retained.put((receipt.place(0) or 0, topic, receipt.at, meta, body))
+            self._retained.put((receipt.place(0) or 0, topic, receipt.at, meta, body), receipt.revisions[-1])
 
     def _commit(self, client_id: str, unit: Unit) -> None:
         try:

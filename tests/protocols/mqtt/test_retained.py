@@ -124,6 +124,26 @@ async def test_it_expires(door: Door) -> None:
     assert len(door.server.retained) == 0
 
 
+@pytest.mark.parametrize("first", ["publish", "sweep"])
+async def test_what_takes_the_place_of_an_expired_one_is_not_swept(door: Door, first: str) -> None:
+    writer = await door.connect("w")
+    await writer.publish("a", "short", retain=True, properties={"message_expiry": 5})
+    await writer.publish("b", "short", retain=True, properties={"message_expiry": 5})
+    door.world.clock.move(6)
+    if first == "sweep":
+        door.server.sweep()
+    door.comes("w", Publish("a", b"new", 1, retain=True, packet_id=1))
+    if first == "publish":
+        door.server.sweep()
+    await door.world.quiet()
+    assert await door.hub.engine.keys("mqtt/retained/") == ["mqtt/retained/a"]
+    assert door.server.retained.topics() == ["a"]
+    await door.crash()
+    reader = await door.connect("r")
+    await reader.subscribe("a")
+    assert (await reader.take()).payload == b"new"
+
+
 async def test_with_shared_subscriptions_nothing_retained_comes(door: Door) -> None:
     writer, reader = await door.connect("w"), await door.connect("r")
     await writer.publish("a", "kept", retain=True)
