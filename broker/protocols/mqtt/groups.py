@@ -3,7 +3,6 @@ queue's consumers. What one member does not answer goes to another; while none i
 until the session of its last member ends. Floor 4.
 """
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -15,6 +14,7 @@ from broker.protocols.mqtt.filters import Subscribed
 from broker.protocols.mqtt.kept import escaped
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.session import Session, own_queue, share_tie
+from broker.protocols.mqtt.turns import Turns
 
 PREFIX = "mqtt/$share/"
 
@@ -31,7 +31,7 @@ class Groups:
         self._hub = hub
         self._options = options
         self._members: dict[str, set[Session]] = {}
-        self._lock = asyncio.Lock()
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -41,7 +41,7 @@ class Groups:
         share = shared(subscribed.filter)
         assert share is not None
         name = queue_of(share)
-        async with self._lock:
+        async with self._turns.turn(name):
             if name not in self._members:
                 await self._hub.put_own(own_queue(name, (check_filter(share.filter),), self._options))
             self._members.setdefault(name, set()).add(session)
@@ -65,7 +65,7 @@ class Groups:
         tie.detach()
         name = tie.queue
         assert name is not None
-        async with self._lock:
+        async with self._turns.turn(name):
             members = self._members.get(name)
             if members is None:
                 return

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING
 
 from broker.auth.grant import on_topic
@@ -21,6 +21,7 @@ from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.kept import INBOUND, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.session import Session, named_tie, own_queue
+from broker.protocols.mqtt.turns import Turns
 from broker.protocols.mqtt.wills import Wills
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Sessions:
         self._principal_of = principal_of
         self._sessions: dict[str, Session] = {}
         self._away: dict[str, Session] = {}  # kept, and nobody is connected
-        self._turns: dict[str, _Queue] = {}
+        self._turns = Turns()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
 
@@ -290,31 +291,6 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def turn(self, client_id: str) -> "_Turn":
+    def turn(self, client_id: str) -> AbstractAsyncContextManager[None]:
         """Whoever changes this client's session and waits for the disk meanwhile does it within this."""
-        return _Turn(self._turns, client_id)
-
-
-class _Turn:
-    """The lock of one client, there as long as somebody wants it."""
-
-    def __init__(self, turns: "dict[str, _Queue]", name: str) -> None:
-        self._turns = turns
-        self._name = name
-        self._queue = turns.setdefault(name, _Queue())
-
-    async def __aenter__(self) -> None:
-        self._queue.waiting += 1
-        await self._queue.lock.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._queue.lock.release()
-        self._queue.waiting -= 1
-        if not self._queue.waiting:
-            del self._turns[self._name]
-
-
-class _Queue:
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
+        return self._turns.turn(client_id)

@@ -5,9 +5,10 @@ from contextlib import suppress
 
 import pytest
 
+from broker.core.subscription import Spec
 from broker.protocols.mqtt.codec.codes import Kind, Reason
-from broker.protocols.mqtt.codec.packets import Ack, Disconnect, Publish, Request, Subscribe
-from tests.protocols.mqtt.door import Door
+from broker.protocols.mqtt.codec.packets import Ack, Disconnect, Publish, Request, Suback, Subscribe
+from tests.protocols.mqtt.door import SHORT, Door
 from tests.protocols.mqtt.test_kept import kept
 
 GROUP = "$share/g/a/#"
@@ -147,3 +148,25 @@ async def test_who_goes_while_it_joins_leaves_no_group_behind(door: Door) -> Non
     assert not len(door.server.sessions)
     assert not len(door.server.sessions.groups)
     assert not door.world.engine.subscriptions()
+
+
+async def test_one_group_that_is_made_slowly_holds_up_no_other(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, same = [await door.connect(name) for name in ("one", "two", "same")]
+    made, go_on = door.hub.put_own, asyncio.Event()
+
+    async def put_own(spec: Spec) -> None:
+        if spec.name == "mqtt/$share/slow/a":
+            await go_on.wait()
+        await made(spec)
+
+    monkeypatch.setattr(door.hub, "put_own", put_own)
+    for client in (one, same):
+        client.write(Subscribe(1, (Request("$share/slow/a", 1),)))
+    await asyncio.sleep(SHORT)
+    assert (await two.subscribe("$share/quick/a")).reasons == (Reason.GRANTED_QOS_1,)
+    await one.nothing(Suback)
+    go_on.set()
+    for client in (one, same):
+        assert (await client.hear(Suback)).reasons == (Reason.GRANTED_QOS_1,)
+    (slow,) = [info for info in door.hub.engine.subscriptions() if "slow" in info.spec.name]
+    assert slow.consumers == 2
