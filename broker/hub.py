@@ -154,19 +154,25 @@ class Hub(Administration):
             raise
         flow.spend(principal, len(unit.publishes) + len(unit.schedules), unit.size)
 
-    def relay(self, principal: Principal, drafts: Sequence[Draft], sender: Hashable) -> None:
-        """Pass on authorized, checked messages that promise nothing (MQTT's QoS 0), unanswered: at once to who listens
-        now, and into the log only what somebody must find there later. Raises what `commit` raises."""
+    def relay(
+        self, principal: Principal, drafts: Sequence[Draft], sender: Hashable, done: Callable[[Receipt], None]
+    ) -> int:
+        """Pass on authorized, checked messages that promise nothing (MQTT's QoS 0): at once to who listens now, and
+        into the log only what somebody must find there later. Returns the weight of that: so much waits for the disk
+        until `done`, which is not called for 0. Raises what `commit` raises."""
         engine = self.engine
         kept = [draft for draft in drafts if engine.keeps(draft[0])]
         if len(kept) < len(drafts):
             passing = [draft for draft in drafts if not engine.keeps(draft[0])] if kept else drafts
             engine.pass_by(passing)
             self.flow.spend(_counted(principal), len(passing), sum([len(draft[2]) for draft in passing]))
-        if kept:
-            unit = Unit(kept, sender=sender, principal=_counted(principal))
-            unit.size = _size(unit)
-            self.commit(unit)
+        if not kept:
+            return 0
+        unit = Unit(kept, done, sender, _counted(principal))
+        unit.size = _size(unit)
+        weight = unit.weight()
+        self.commit(unit)
+        return weight
 
     def check_room(self, principal: Principal, sender: Hashable, size: int) -> None:
         """May a publish of about so many bytes be taken now? Asked before its body is. Raises RATE_LIMITED,

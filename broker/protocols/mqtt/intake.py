@@ -193,7 +193,7 @@ class Intake:
         weight = unit.weight()
         unit.done = self._done(self._answers, self._retained, weight)
         self._begin()
-        self._uncommitted += weight
+        self._waits(weight)
         try:
             self._hub.commit(unit)
         except BrokerError as error:
@@ -203,16 +203,31 @@ class Intake:
         self._connection.gate.taken(self._uncommitted)
 
     def _relay(self) -> None:
+        """Nobody is told what becomes of QoS 0; what must be stored of it still takes this connection's part of
+        memory until it is."""
         passing, self._passing = self._passing, []
+        weight = 0
+
+        def done(receipt: Receipt) -> None:
+            self._waits(-weight)
+            if receipt.error is not None:
+                self._counts["refused"] += len(passing)
+
         try:
-            self._hub.relay(self._principal, passing, self._session)
+            weight = self._hub.relay(self._principal, passing, self._session, done)
         except BrokerError:
             self._counts["refused"] += len(passing)
+        self._waits(weight)
+
+    def _waits(self, weight: int) -> None:
+        """So many bytes more wait for their commit."""
+        self._uncommitted += weight
+        if weight < 0:
+            self._connection.gate.answered(self._uncommitted)
 
     def _done(self, answers: Answers, retained: list[Retaining], weight: int) -> Callable[[Receipt], None]:
         def done(receipt: Receipt) -> None:
-            self._uncommitted -= weight
-            self._connection.gate.answered(self._uncommitted)
+            self._waits(-weight)
             if receipt.error is not None:
                 self._failed(answers, receipt.error)
                 return

@@ -1,4 +1,4 @@
-"""One after the other by name: who changes a client's session, or a group, and waits for the disk meanwhile. Floor 4."""
+"""One after the other by name: who changes a session, or a group, and waits for the disk meanwhile. Floor 4."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -195,6 +195,19 @@ async def test_qos_0_waits_while_the_disk_lags_behind(tmp_path: Path) -> None:
         assert door.hub.flow.blocked == 1
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_connection_has_its_share_of_what_waits_for_the_disk(tmp_path: Path, qos: int) -> None:
+    async with open_door(tmp_path, limits=Limits(max_uncommitted_per_connection=1 << 16)) as door:
+        await door.world.subscribe("q", "a")
+        writer, other = await door.connect("w"), await door.connect("o")
+        flood = door.comes("w", *(Publish("a", b"x" * 10_000, qos, packet_id=qos and i) for i in range(1, 21)))
+        assert flood.held
+        assert not door.comes("o", Publish("a", b"x", qos, packet_id=qos)).held
+        for client in (writer, other):
+            await client.ping()  # it is read again
+        assert not flood.held
+
+
 async def test_a_failed_disk_acknowledges_nothing(door: Door) -> None:
     client, older = await door.connect("c"), await door.connect("o", V311)
     await older.subscribe("x")
