@@ -98,6 +98,17 @@ async def test_the_session_expiry_is_bounded_and_told(tmp_path: Path) -> None:
         assert "session_expiry" not in (await door.connect("d", expiry=30)).connack.properties
 
 
+async def test_what_is_wrong_is_said_in_words_of_mqtt(door: Door) -> None:
+    client = await door.connect("c")
+    client.raw(b"\x00\x00")
+    said = (await client.hear(Disconnect)).properties["reason_string"]
+    assert said == "packet type 0"
+    client = await door.connect("d")
+    await door.connect("d")
+    said = (await client.hear(Disconnect)).properties["reason_string"]
+    assert said == "another connection has this client identifier"
+
+
 @pytest.mark.statement("MQTT-3.1.2-29")
 async def test_reason_strings_are_for_who_wants_them(door: Door) -> None:
     for wants in (0, 1):

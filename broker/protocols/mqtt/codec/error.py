@@ -9,7 +9,11 @@ from broker.protocols.mqtt.codec.packets import Packet
 _CODES = {
     Reason.UNSUPPORTED_PROTOCOL_VERSION: Code.UNSUPPORTED_VERSION,
     Reason.PACKET_TOO_LARGE: Code.FRAME_TOO_LARGE,
+    Reason.BAD_USER_NAME_OR_PASSWORD: Code.UNAUTHENTICATED,
+    Reason.KEEP_ALIVE_TIMEOUT: Code.TIMEOUT,
+    Reason.SESSION_TAKEN_OVER: Code.CONFLICT,
 }
+"""What other doors and the logs call it; all else is no packet of this protocol."""
 
 
 class MqttError(BrokerError):
@@ -21,6 +25,11 @@ class MqttError(BrokerError):
         self.rules = rules
         self.before: Sequence[Packet] = ()
         super().__init__(_CODES.get(reason, Code.BAD_FRAME), " ".join((detail, *(f"[{rule}]" for rule in rules))))
+
+    @property
+    def text(self) -> str:
+        """The detail alone: the table's sentences are those of other protocols, MQTT has its reasons for them."""
+        return self.detail or super().text
 
 
 def malformed(detail: str, *rules: str) -> MqttError:
