@@ -267,8 +267,9 @@ class Engine(Protocol):
         """Commit what waits, let consumers go, close."""
 
     def commit(self, unit: Unit) -> None:
-        """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED, DISK_LOW or SHUTTING_DOWN at
-        once when nothing can be taken; all else, as QUEUE_FULL for a queue at its cap, is told in the receipt."""
+        """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED or SHUTTING_DOWN at once
+        when nothing can be taken, DISK_LOW for what brings something (settles go on, keys are deleted or emptied); all
+        else, as QUEUE_FULL for a queue at its cap, is told in the receipt."""
 
     def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
         """(last sequence answered, 0 for an unknown publisher; the recent ones up to it that were refused), on disk.

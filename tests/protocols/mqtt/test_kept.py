@@ -324,6 +324,28 @@ async def test_a_session_that_could_not_be_resumed_still_expires(door: Door) -> 
     assert len(door.server.sessions) == 0
 
 
+async def test_qos_2_is_completed_while_the_disk_is_low(door: Door) -> None:
+    reader, writer = await kept(door, client_id="reader"), await kept(door, client_id="writer")
+    await reader.subscribe("a", qos=2)
+    writer.write(Publish("a", b"1", 2, packet_id=9))
+    assert (await writer.hear(Ack)).kind is Kind.PUBREC
+    packet = await reader.hear(Publish)
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    writer.write(Ack(Kind.PUBREL, (9,)))
+    done = await writer.hear(Ack)
+    assert (done.kind, done.reason) == (Kind.PUBCOMP, Reason.SUCCESS)
+    await reader.answer(packet)
+    await reader.ping()
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/in/")
+    assert not await door.hub.engine.keys("mqtt/out/")
+    door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+    await door.crash()
+    writer = await kept(door, client_id="writer", present=True)
+    await writer.publish("a", "2", 2, 9)
+    assert [row[4] for row in (await door.hub.read(LOCAL, ["a"], EARLIEST, 10)).rows] == [b"1", b"2"]
+
+
 async def test_a_clean_start_during_a_subscribe_has_nothing_of_it(door: Door) -> None:
     await kept(door)
     now = await door.dial()
