@@ -6,16 +6,41 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import IO
+from typing import IO, TypedDict
 
 WITHIN = 20.0
 """Seconds after which a process that does not do what it must has failed."""
+_HAND_OVER = """
+import fcntl, os, sys
+count = int(os.environ["LISTEN_FDS"])
+kept = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 100) for fd in sys.argv[1 : count + 1]]
+for target, fd in enumerate(kept, 3):
+    os.dup2(fd, target)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[count + 1], sys.argv[count + 1 :])
+"""
+
+
+class HandedOver(TypedDict):
+    """Arguments of `Served`."""
+
+    environ: dict[str, str]
+    prefix: list[str]
+    pass_fds: list[int]
+
+
+def handing_over(**sockets: socket.socket) -> HandedOver:
+    """The daemon gets the listening sockets of these doors as systemd hands them over: descriptors from 3, named."""
+    fds = [sock.fileno() for sock in sockets.values()]
+    environ = {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(sockets)}
+    return {"environ": environ, "prefix": [sys.executable, "-c", _HAND_OVER, *map(str, fds)], "pass_fds": fds}
 
 
 class Served:

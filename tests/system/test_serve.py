@@ -1,17 +1,15 @@
 """The daemon as people and service managers run it: a process, its output, its signals, its end."""
 
 import json
-import os
 import signal
 import socket
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.served import WITHIN, Served
+from tests.system.served import WITHIN, Served, handing_over
 
 pytestmark = pytest.mark.system
 
@@ -107,19 +105,7 @@ def test_sockets_of_the_service_manager_are_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as http, socket.socket(socket.AF_UNIX) as native:
         native.bind(str(tmp_path / "native"))
         native.listen()
-        hand_over = (
-            "import fcntl, os, sys\n"
-            "kept = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 100) for fd in sys.argv[1:3]]\n"
-            "for target, fd in zip((3, 4), kept): os.dup2(fd, target)\n"
-            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
-            "os.execv(sys.argv[3], sys.argv[3:])\n"
-        )
-        fds = [os.dup(http.fileno()), os.dup(native.fileno())]
-        environ = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:native"}
-        prefix = [sys.executable, "-c", hand_over, *map(str, fds)]
-        with Served(tmp_path, environ=environ, prefix=prefix, pass_fds=fds) as served:
-            for fd in fds:
-                os.close(fd)
+        with Served(tmp_path, **handing_over(http=http, native=native)) as served:
             served.ready()
             assert served.address("http") == f"127.0.0.1:{http.getsockname()[1]}"
             assert served.address("native") == f"unix:{tmp_path / 'native'}"

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.served import WITHIN, Served
+from broker.config import DOORS
+from broker.protocols.mqtt.options import DEFAULT_PORT, MqttOptions
+from tests.system.served import WITHIN, Served, handing_over
 
 pytestmark = pytest.mark.system
 
 UNIT = Path(__file__).parents[2] / "systemd" / "postroom.service"
+SOCKET = UNIT.with_name("postroom-mqtt.socket")
 EXPOSURE = "20"
 """Ten times the highest exposure level that is accepted."""
 
@@ -100,17 +103,23 @@ def test_the_unit_is_hardened() -> None:
 
 @needs_systemd
 def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
-    judged = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60)
+    copies = [tmp_path / UNIT.name, tmp_path / SOCKET.name]
+    copies[0].write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    copies[1].write_text(SOCKET.read_text())
+    command = ["systemd-analyze", "verify", *map(str, copies)]
+    judged = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (judged.returncode, judged.stderr) == (0, "")
 
 
-def test_the_unit_is_what_the_daemon_expects() -> None:
+def section(unit: Path, name: str) -> configparser.SectionProxy:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(UNIT.read_text())
-    service = parser["Service"]
+    parser.read_string(unit.read_text())
+    return parser[name]
+
+
+def test_the_unit_is_what_the_daemon_expects() -> None:
+    service = section(UNIT, "Service")
     assert service["Type"] == "notify"
     assert service["Restart"] == "on-failure"
     assert service["StateDirectory"] == "postroom"
@@ -125,3 +134,57 @@ def test_credentials_of_systemd_are_used(tmp_path: Path) -> None:
     (tmp_path / "level").write_text("debug\n")
     with Served(tmp_path, '[log]\nlevel = "${credential:level}"', {"CREDENTIALS_DIRECTORY": str(tmp_path)}) as served:
         served.ready()
+
+
+# The MQTT door as a socket of systemd's
+
+
+CONNECT, CONNACK = bytes.fromhex("100d00044d51545404020000000163"), bytes.fromhex("20020000")
+activating = pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd is not installed")
+
+
+def test_the_socket_unit_is_what_the_daemon_expects() -> None:
+    unit = section(SOCKET, "Socket")
+    assert unit["FileDescriptorName"] in DOORS
+    assert unit["Service"] == UNIT.name
+    assert unit["ListenStream"] == f"127.0.0.1:{DEFAULT_PORT}"
+    assert unit["Accept"] == "no"
+    names = MqttOptions.model_fields
+    assert (names["host"].default, names["port"].default) == ("127.0.0.1", DEFAULT_PORT)
+
+
+def test_devices_that_connect_during_a_restart_wait_for_the_next_daemon(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        where = listening.getsockname()
+        with Served(tmp_path, **handing_over(mqtt=listening)) as served:
+            assert served.ready().address("mqtt") == f"127.0.0.1:{where[1]}"
+            assert greeted(where) == CONNACK
+            served.signal(signal.SIGTERM)
+            assert served.ended() == 0
+        with socket.create_connection(where, timeout=WITHIN) as waiting:
+            waiting.sendall(CONNECT)
+            with Served(tmp_path, **handing_over(mqtt=listening)) as served:
+                served.ready()
+                assert waiting.recv(4) == CONNACK
+
+
+@activating
+def test_systemds_own_program_hands_it_over(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = free.getsockname()
+    settings = ("POSTROOM_HTTP__PORT=0", "POSTROOM_NATIVE__PORT=0", "POSTROOM_MQTT__PORT=0")
+    prefix = ["systemd-socket-activate", f"--listen=127.0.0.1:{where[1]}", "--fdname=mqtt"]
+    with Served(tmp_path, prefix=[*prefix, *(f"--setenv={setting}" for setting in settings)]) as served:
+        served.until(lambda: any(line.startswith("Listening on") for line in served.log))
+        assert not served.out  # nobody has come yet
+        assert greeted(where) == CONNACK
+        assert served.ready().address("mqtt") == f"127.0.0.1:{where[1]}"
+        served.signal(signal.SIGTERM)
+        assert served.ended() == 0
+
+
+def greeted(where: tuple[str, int]) -> bytes:
+    """What a client of MQTT is answered there."""
+    with socket.create_connection(where, timeout=WITHIN) as client:
+        client.sendall(CONNECT)
+        return client.recv(4)

@@ -5,7 +5,6 @@ import json
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from postroom_client.sync import connect
 
 from broker.cli.app import main
 from tests.authority import Authority, Pair
-from tests.system.served import WITHIN, Served
+from tests.system.served import WITHIN, Served, handing_over
 
 pytestmark = pytest.mark.system
 
@@ -212,20 +211,14 @@ def test_a_start_with_bad_files_ends_in_its_sentence(tmp_path: Path, authority: 
 
 
 def test_sockets_of_the_service_manager_speak_tls(tmp_path: Path, authority: Authority) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        hand_over = (
-            "import os, sys\n"
-            "os.dup2(int(sys.argv[1]), 3)\n"
-            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
-            "os.execv(sys.argv[2], sys.argv[2:])\n"
-        )
-        fd = listening.fileno()
-        environ = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
-        prefix = [sys.executable, "-c", hand_over, str(fd)]
-        with Served(tmp_path, section(authority.issue("127.0.0.1")), environ, prefix, [fd]) as served:
-            served.ready()
-            assert served.address("http") == f"127.0.0.1:{listening.getsockname()[1]}"
-            assert asked(served, authority.trusted())["state"] == "running"
+    config = section(authority.issue("127.0.0.1"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Served(tmp_path, config, **handing_over(http=listening)) as served,
+    ):
+        served.ready()
+        assert served.address("http") == f"127.0.0.1:{listening.getsockname()[1]}"
+        assert asked(served, authority.trusted())["state"] == "running"
 
 
 def test_the_command_speaks_tls(
