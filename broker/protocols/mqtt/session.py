@@ -84,11 +84,14 @@ class Session:
         """Has it exactly this filter?"""
         return self.filters.get(text) is not None or text in self.shares or text in self.readers
 
+    def entries(self) -> list[Subscribed]:
+        """All that it subscribes to."""
+        shares = [next(iter(tie.filters)) for tie in self.shares.values()]
+        return [*self.filters, *shares, *(tie.subscribed for tie in self.readers.values())]
+
     def record(self) -> Set:
         """It as it is kept."""
-        shares = [next(iter(tie.filters)) for tie in self.shares.values()]
-        entries = [*self.filters, *shares, *(tie.subscribed for tie in self.readers.values())]
-        return SessionRecord(self.client_id, self.principal.name, self.expiry, self.away, entries).kept()
+        return SessionRecord(self.client_id, self.principal.name, self.expiry, self.away, self.entries()).kept()
 
     def forgotten(self) -> list[Set]:
         """What is to be deleted when it ends."""

@@ -1,6 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11): each filter is authorized by itself and gets its own answer. Floor 4."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -88,30 +89,57 @@ class Subscribing:
 
     async def _subscribe(self, connection: "Connection", packet: Subscribe) -> None:
         session = connection.session
+        before = {entry.filter: entry for entry in session.entries()}
         granted = self._grant(session, packet)
         for one in granted:
             await self._make(session, one)
         self._join(session, granted)
         if session.durable and any(one.subscribed for one in granted):
-            await self._hub.committed(Unit(sets=[session.record()], sender=session))
-            if any(one.subscribed and not (one.reader or one.subscribed.share) for one in granted):
-                await self._sessions.put_queue(session)
+            try:
+                await self._keep(session, granted)
+            except BrokerError as error:
+                await self._take_back(session, granted, before, error)
         session.read(self._hub)
         self._answer(connection, packet, granted)
         session.consume(self._hub)
 
     async def _make(self, session: Session, granted: Granted) -> None:
         """The queue that it needs, if there is none."""
-        if granted.subscribed is not None and granted.subscribed.share is not None:
-            await self._sessions.groups.join(session, granted.subscribed)
-        if granted.reader is None:
-            return
         try:
-            await granted.reader.make(self._hub, session.principal)
+            if granted.reader is not None:
+                await granted.reader.make(self._hub, session.principal)
+            elif granted.subscribed is not None and granted.subscribed.share is not None:
+                await self._sessions.groups.join(session, granted.subscribed)
         except BrokerError as error:
             granted.refuse(error)
             if granted.fresh:
                 session.release(granted.request.filter)
+
+    async def _keep(self, session: Session, granted: list[Granted]) -> None:
+        """Its queue, then its record: what a crash in between leaves of the queue, the next start takes away."""
+        if any(one.subscribed and not (one.reader or one.subscribed.share) for one in granted):
+            await self._sessions.put_queue(session)
+        await self._hub.committed(Unit(sets=[session.record()], sender=session))
+
+    async def _take_back(
+        self, session: Session, granted: list[Granted], before: Mapping[str, Subscribed], error: BrokerError
+    ) -> None:
+        """It could not be kept, so none of it holds: the session is as it was, and the client is told."""
+        for one in granted:
+            if one.subscribed is None:
+                continue
+            was = before.get(one.request.filter)
+            if was is None:
+                await self._drop(session, one.request.filter)
+            elif one.reader is not None:
+                session.readers[was.filter].put(was)
+            elif was.share is not None:
+                self._sessions.groups.remember(session, was)
+            else:
+                session.filters.put(was)
+            one.refuse(error)
+        with suppress(BrokerError):
+            await self._sessions.put_queue(session)
 
     @staticmethod
     def _join(session: Session, granted: list[Granted]) -> None:
@@ -210,19 +238,19 @@ class Subscribing:
 
     async def _unsubscribe(self, connection: "Connection", packet: Unsubscribe) -> None:
         session = connection.session
-        reasons: list[Reason] = []
-        for text in packet.filters:
-            if text in session.shares:
-                session.release(text)
-                await self._sessions.groups.leave(session, text)
-                reasons.append(Reason.SUCCESS)
-            else:
-                reasons.append(self._remove(session, text))
+        reasons = [await self._drop(session, text) for text in packet.filters]
         if session.durable:
             await self._hub.committed(Unit(sets=[session.record()], sender=session))
             await self._sessions.put_queue(session)
         session.read(self._hub)
         connection.send(Unsuback(packet.packet_id, tuple(reasons)))
+
+    async def _drop(self, session: Session, text: str) -> Reason:
+        if text not in session.shares:
+            return self._remove(session, text)
+        session.release(text)
+        await self._sessions.groups.leave(session, text)
+        return Reason.SUCCESS
 
     @staticmethod
     def _remove(session: Session, text: str) -> Reason:

@@ -1,14 +1,16 @@
 """Sessions that outlive their connections, and the broker's process."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from broker.auth.principal import LOCAL
 from broker.core.position import EARLIEST
+from broker.limits import Limits
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish, Request, Subscribe
-from tests.protocols.mqtt.door import SHORT, Client, Door
+from tests.protocols.mqtt.door import SHORT, Client, Door, open_door
 
 
 async def kept(door: Door, version: int = V5, client_id: str = "kept", **options: object) -> Client:
@@ -344,6 +346,37 @@ async def test_qos_2_is_completed_while_the_disk_is_low(door: Door) -> None:
     writer = await kept(door, client_id="writer", present=True)
     await writer.publish("a", "2", 2, 9)
     assert [row[4] for row in (await door.hub.read(LOCAL, ["a"], EARLIEST, 10)).rows] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+async def test_a_subscription_that_cannot_be_kept_is_refused_and_leaves_nothing(tmp_path: Path, version: int) -> None:
+    async with open_door(tmp_path, limits=Limits(max_subscriptions=1)) as door:
+        first, client = await kept(door, version, "first"), await kept(door, version)
+        assert (await first.subscribe("a", qos=1)).reasons == (Reason.GRANTED_QOS_1,)
+        refused = Reason.QUOTA_EXCEEDED if version == V5 else Reason.UNSPECIFIED_ERROR
+        assert (await client.subscribe("a", "$share/g/a", "b", qos=1)).reasons == (refused,) * 3
+        assert (await client.subscribe("a", qos=0)).reasons == (Reason.SUCCESS,)
+        assert (await client.subscribe("a", qos=1)).reasons == (refused,)
+        await door.crash()
+        session = door.server.sessions.find("kept")
+        assert session is not None
+        (entry,) = session.entries()
+        assert (entry.filter, entry.qos) == ("a", 0)
+        client = await kept(door, version, present=True)
+        await client.publish("a", "live")
+        assert await client.bodies(1) == ["live"]
+        assert [info.spec.name for info in door.hub.engine.subscriptions()] == ["mqtt/first"]
+
+
+async def test_a_subscription_is_refused_while_the_disk_is_low(door: Door) -> None:
+    client = await kept(door)
+    await client.subscribe("$share/g/a", "b", qos=1)
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    assert (await client.subscribe("$share/g/a", qos=0)).reasons == (Reason.QUOTA_EXCEEDED,)
+    assert (await client.subscribe("b", "c", qos=2)).reasons == (Reason.QUOTA_EXCEEDED,) * 2
+    (session,) = door.server.sessions.all()
+    assert [(entry.filter, entry.qos) for entry in session.entries()] == [("b", 1), ("$share/g/a", 1)]
+    assert door.hub.engine.subscription("mqtt/kept").spec.topics == ("b",)
 
 
 async def test_a_clean_start_during_a_subscribe_has_nothing_of_it(door: Door) -> None:
