@@ -166,14 +166,6 @@ class Admission:
         """The one with this id, if it is open."""
         return self._connections.get(connection_id)
 
-    def of_address(self, address: str) -> int:
-        """How many connections this address has, of IPv6 with those beside it."""
-        return self._by_address[source_of(address)]
-
-    def of_principal(self, name: str) -> int:
-        """How many connections speak for this principal."""
-        return self._by_principal[name]
-
     def dismiss(self, chosen: Callable[[OpenConnection], bool], error: BrokerError) -> int:
         """Dismiss those that `chosen` says; returns how many. One that cannot be told why saves none of the others."""
         found = [connection for connection in self if chosen(connection)]

@@ -32,7 +32,22 @@ class StreamHandle:
         self.floor = max(self.floor, min(offset, end))
 
 
-class ReaderAttachment:
+class Leaseless:
+    """The part of an Attachment that is about leases, where there are none."""
+
+    def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
+        """None of them is leased."""
+        return offsets
+
+    def started(self, offsets: Sequence[int]) -> None:
+        """Nothing counts against anybody."""
+
+    def held(self, offset: int) -> int | None:
+        """Under no lease."""
+        return 0
+
+
+class ReaderAttachment(Leaseless):
     """A reader's end of its tie to the log; with a handle it commits a named cursor."""
 
     def __init__(
@@ -114,17 +129,6 @@ class ReaderAttachment:
         self.engine.changed(self.handle)
         return ()
 
-    def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
-        """Streams have no leases."""
-        return offsets
-
-    def started(self, offsets: Sequence[int]) -> None:
-        """Streams have no leases."""
-
-    def held(self, offset: int) -> int | None:
-        """Nothing is leased here."""
-        return 0
-
     def refilter(self, filters: Sequence[str]) -> None:
         """What is just being read by the old ones is read again."""
         if self.handle is not None:
@@ -146,7 +150,7 @@ class ReaderAttachment:
             self.handle.attachments.remove(self)
 
 
-class TapAttachment:
+class TapAttachment(Leaseless):
     """A tap's end of its tie."""
 
     recovered = True
@@ -169,17 +173,6 @@ class TapAttachment:
     ) -> Sequence[int]:
         """A tap keeps nothing."""
         return offsets
-
-    def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
-        """A tap has no leases."""
-        return offsets
-
-    def started(self, offsets: Sequence[int]) -> None:
-        """A tap has no leases."""
-
-    def held(self, offset: int) -> int | None:
-        """Nothing is leased here."""
-        return 0
 
     def refilter(self, filters: Sequence[str]) -> None:
         """A tap is made anew."""

@@ -154,7 +154,6 @@ async def test_a_dismissed_connection_is_told_why_and_costs_no_delivery(tmp_path
         (known,) = server.admission
         assert (known.door, known.address, known.client) == ("native", "127.0.0.1", "billing")
         assert known.identity is LOCALLY
-        assert server.admission.of_principal("local") == 1
         peer.say([wire.STARTED, 1, [frame[3][0][0]]], [wire.PING, 1])
         assert await peer.hear() == [wire.PONG, 1]
         assert server.admission.dismiss(lambda c: c.id == known.id, BrokerError(Code.FORBIDDEN, "revoked")) == 1
