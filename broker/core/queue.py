@@ -325,8 +325,9 @@ class Queue:
         """Out of ready, delayed or blocked: the caller settles or delays it anew."""
         self._backlog.remove(offset)
         record = self.records.get(offset)
-        if record is not None:
+        if record is not None and record.due:
             record.due = 0
+            self._dirty_records.add(offset)
 
     def _settled(self, offsets: Sequence[int]) -> None:
         if not offsets:
@@ -394,7 +395,7 @@ class Queue:
                 lost.append(offset)
                 continue
             member.leased[offset] = Lease(lease.number, now + duration / 1000)
-        if self._earliest is not None and duration:
+        if self._earliest is not None:
             self._earliest = min(self._earliest, now + duration / 1000)
         return lost
 

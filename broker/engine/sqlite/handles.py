@@ -251,8 +251,10 @@ class QueueAttachment:
         return lost
 
     def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
-        """Prolong leases."""
-        return self._handle.queue.extend(self._member, offsets, duration, self._handle.engine.monotonic())
+        """Prolong leases, or end them sooner."""
+        engine = self._handle.engine
+        engine.alarms.touch(self._handle)
+        return self._handle.queue.extend(self._member, offsets, duration, engine.monotonic())
 
     def started(self, offsets: Sequence[int]) -> None:
         """The worker began on these."""

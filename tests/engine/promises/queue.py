@@ -219,6 +219,18 @@ class TestLeases:
         await world.restart()
         assert world.info().ready == world.info().delayed == 0
 
+    async def test_a_late_release_of_what_is_delayed_holds_over_a_crash(self, world: World) -> None:
+        worker = await world.queue(messages=1, retry={"initial": "1h"})
+        await world.publish("jobs", "1")
+        [row] = await worker.take(1)
+        worker.settle(Outcome.RETRY, [row])
+        await world.quiet()
+        assert world.info().delayed == 1
+        assert worker.settle(Outcome.RELEASE, [row]) == []
+        await world.quiet()
+        await world.crash()
+        assert (world.info().delayed, world.info().ready) == (0, 1)
+
     async def test_extending_keeps_a_lease(self, world: World) -> None:
         worker = await world.queue(lease="30s")
         await world.publish("jobs", "1", "2")
@@ -238,8 +250,9 @@ class TestLeases:
         worker = await world.queue(messages=1, lease="1h", retry={"initial": "0s"})
         await world.publish("jobs", "1")
         [row] = await worker.take(1)
-        worker.tie.extend([row[0]], 1_000)
         other = world.attach("q")
+        await world.advance(1)  # the engine knows of the hour
+        worker.tie.extend([row[0]], 1_000)
         await world.advance(1.1)
         assert await other.bodies(1) == ["1"]
 
