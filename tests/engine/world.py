@@ -150,7 +150,10 @@ class World:
 
     async def crash(self) -> None:
         """Go on from what was on disk at this moment, as after kill -9."""
-        copy = self.copy()
+        await self.revive(self.copy())
+
+    async def revive(self, copy: Path) -> None:
+        """Go on from what was on disk when the copy was made."""
         await self.engine.stop()
         self.folder = copy
         await self.start()

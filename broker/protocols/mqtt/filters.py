@@ -23,13 +23,15 @@ def check_logged(text: str) -> str:
 
 
 class Subscribed(NamedTuple):
-    """One subscription: the filter as sent, `$share/…` included, its options, and its identifier (0: none)."""
+    """One subscription: the filter as sent, `$share/…` included, its options, and its identifier (0: none). `start`:
+    where one that is kept goes on to read a stream."""
 
     filter: str
     qos: int = 0
     no_local: bool = False
     retain_as_published: bool = False
     identifier: int = 0
+    start: str = ""
 
     @classmethod
     def of(cls, request: Request, qos: int, identifier: int) -> "Subscribed":

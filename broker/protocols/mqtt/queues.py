@@ -16,7 +16,6 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
 from broker.core.spec import check_name
 from broker.core.subscription import Delivery, Kind, Outcome, Spec
-from broker.engine.base import Attachment
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.fanout import written_user
@@ -90,10 +89,10 @@ class QueueTie(NamedTie):
             raise BrokerError(Code.UNKNOWN_SUBSCRIPTION, detail)
         await hub.put_subscription(principal, Spec(name, Kind.QUEUE, (topics,)))
 
-    def attach(self, sender: "Sender", attachment: Attachment, window: int) -> None:
+    def consume(self, hub: Hub, sender: "Sender", window: int) -> None:
         """See Tie."""
         self._window = min(window, self._most)
-        super().attach(sender, attachment, self._window)
+        super().consume(hub, sender, self._window)
 
     def detach(self, begun: Sequence[int] = ()) -> None:
         """See Tie."""

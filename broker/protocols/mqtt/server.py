@@ -103,6 +103,7 @@ class MqttServer(Door[Connection]):
             self.state.tell(self.status())
         if self._ticks % SWEEP == 0:
             self.sweep()
+            self.sessions.keep_places()
         if self._ticks % PROLONG == 0:
             self.sessions.prolong()
 

@@ -17,8 +17,8 @@ from broker.core.retry import RetryPolicy
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.engine.base import Engine, Set
 from broker.hub import Hub
-from broker.protocols.mqtt import queues
-from broker.protocols.mqtt.codec.packets import Will
+from broker.protocols.mqtt import queues, streams
+from broker.protocols.mqtt.codec.packets import Properties, Will
 from broker.protocols.mqtt.filters import Filters, Subscribed
 from broker.protocols.mqtt.flow.inbound import Inbound
 from broker.protocols.mqtt.flow.outbound import Outbound, Sent
@@ -85,12 +85,19 @@ class Session:
         return self.filters.get(text) is not None or text in self.shares or text in self.readers
 
     def entries(self) -> list[Subscribed]:
-        """All that it subscribes to."""
+        """All that it subscribes to, as it is kept."""
         shares = [next(iter(tie.filters)) for tie in self.shares.values()]
-        return [*self.filters, *shares, *(tie.subscribed for tie in self.readers.values())]
+        return [*self.filters, *shares, *(reader.entry for reader in self.readers.values())]
+
+    @property
+    def moved(self) -> bool:
+        """Has it read on in a stream since it was kept?"""
+        return self.durable and any(reader.moved for reader in self.readers.values())
 
     def record(self) -> Set:
-        """It as it is kept."""
+        """It as it is kept from now on."""
+        for reader in self.readers.values():
+            reader.moved = False
         return SessionRecord(self.client_id, self.principal.name, self.expiry, self.away, self.entries()).kept()
 
     def forgotten(self) -> list[Set]:
@@ -217,9 +224,14 @@ class Session:
     def join(self, reader: NamedTie) -> NamedTie:
         """Subscribe to it, or with other options to what it reads already; the reader that is used."""
         text = reader.subscribed.filter
-        used = self.readers.setdefault(text, reader)
-        used.put(reader.subscribed)
-        return used
+        before = self.readers.get(text)
+        if before is not None and before.goes_on(reader):
+            before.put(reader.subscribed)
+            return before
+        if before is not None:
+            before.detach()
+        self.readers[text] = reader
+        return reader
 
     def part(self, text: str) -> None:
         """Unsubscribe: no more comes, and what is in its hands it may still answer. [MQTT-3.10.4-2, 3.10.4-3]"""
@@ -285,10 +297,15 @@ def own_queue(name: str, topics: tuple[str, ...], options: MqttOptions) -> Spec:
     )
 
 
-def named_tie(subscribed: Subscribed, options: MqttOptions) -> NamedTie | None:
-    """A reader by name; None where the filter is one of topics. Raises BAD_FILTER."""
+def named_tie(
+    subscribed: Subscribed, hub: Hub, options: MqttOptions, asked: Properties | None = None
+) -> NamedTie | None:
+    """A reader by name, as it was kept or as a SUBSCRIBE with these properties asks for it; None where the filter is
+    one of topics. Raises BAD_FILTER, and what `stream_tie` does."""
     if subscribed.filter.startswith(queues.PREFIX):
         return QueueTie(subscribed, options.queue_inflight)
+    if subscribed.filter.startswith(streams.PREFIX):
+        return streams.stream_tie(subscribed, hub, asked)
     return None
 
 

@@ -92,7 +92,7 @@ class Sessions:
         session = Session(record.client_id, principal, durable=True, expiry=record.expiry)
         session.away = self._hub.wall() if record.away is None else record.away
         for subscribed in record.filters:
-            reader = named_tie(subscribed, self._options)
+            reader = named_tie(subscribed, self._hub, self._options)
             if reader is not None:
                 session.join(reader)
             elif subscribed.share is None:
@@ -227,6 +227,8 @@ class Sessions:
         session.release_all()
         session.away = self._hub.wall()
         if self.stopping:
+            if session.moved:
+                self._commit([session.record()], session)
             return
         if willing:
             self.wills.drop(session.client_id)
@@ -285,6 +287,12 @@ class Sessions:
         for session in self._sessions.values():
             if session.connection is not None:
                 session.prolong()
+
+    def keep_places(self) -> None:
+        """Note where those stand who read streams, so that not too much comes again after a crash."""
+        for session in self._sessions.values():
+            if session.moved:
+                self._commit([session.record()], session)
 
     async def stop(self) -> None:
         """Wait for what is under way."""

@@ -27,6 +27,7 @@ from broker.protocols.mqtt.sender import Find
 from broker.protocols.mqtt.session import Session, named_tie
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import PREFIX as STATE
+from broker.protocols.mqtt.streams import StreamTie
 from broker.protocols.mqtt.tie import NamedTie
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Subscribing:
         self._join(session, granted)
         session.read(self._hub)
         self._answer(connection, packet, granted)
+        session.consume(self._hub)
 
     async def subscribe(self, connection: "Connection", packet: Subscribe) -> None:
         """For a session that is kept, and for queues: on disk before it is answered. Whoever goes meanwhile, or
@@ -131,8 +133,8 @@ class Subscribing:
             was = before.get(one.request.filter)
             if was is None:
                 await self._drop(session, one.request.filter)
-            elif one.reader is not None:
-                session.readers[was.filter].put(was)
+            elif (reader := named_tie(was, self._hub, self._options)) is not None:
+                session.join(reader)
             elif was.share is not None:
                 self._sessions.groups.remember(session, was)
             else:
@@ -141,18 +143,17 @@ class Subscribing:
         with suppress(BrokerError):
             await self._sessions.put_queue(session)
 
-    @staticmethod
-    def _join(session: Session, granted: list[Granted]) -> None:
+    def _join(self, session: Session, granted: list[Granted]) -> None:
         """They are the session's."""
         for one in granted:
             if one.reader is not None:
-                session.join(one.reader)
+                one.reader = session.join(one.reader)
+                one.reader.open(self._hub)
             elif one.subscribed is not None and one.subscribed.share is None:
                 session.filters.put(one.subscribed)
 
     def _grant(self, session: Session, packet: Subscribe) -> list[Granted]:
         """An answer per filter."""
-        ids = packet.properties.get("subscription_ids")
         fresh: set[str] = set()
         found: list[Granted] = []
         for request in packet.requests:
@@ -162,7 +163,7 @@ class Subscribing:
                 one.fresh = not session.has(request.filter)
                 if one.fresh and request.filter not in fresh:
                     self._check_room(session, len(fresh))
-                self._allow(session, one, ids[0] if ids else 0)
+                self._allow(session, one, packet.properties)
             except BrokerError as error:
                 one.refuse(error)
             else:
@@ -174,12 +175,13 @@ class Subscribing:
         if session.count + more >= self._options.max_filters:
             raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
 
-    def _allow(self, session: Session, granted: Granted, identifier: int) -> None:
+    def _allow(self, session: Session, granted: Granted, asked: Properties) -> None:
         """Say what is granted: of a group at most QoS 1, because what one member does not answer goes to another; of
         the broker's state 0. Raises BAD_FILTER, FORBIDDEN, RATE_LIMITED, and what a reader by name does."""
         request, qos = granted.request, granted.request.qos
+        identifier = next(iter(asked.get("subscription_ids", ())), 0)
         share = shared(request.filter)
-        reader = named_tie(Subscribed.of(request, min(qos, 1), identifier), self._options)
+        reader = named_tie(Subscribed.of(request, min(qos, 1), identifier), self._hub, self._options, asked)
         if reader is not None:
             reader.check(request)
             granted.reader, granted.subscribed = reader, reader.subscribed
@@ -202,9 +204,7 @@ class Subscribing:
 
     def _answer(self, connection: "Connection", packet: Subscribe, granted: list[Granted]) -> None:
         """SUBACK, then what is retained. [MQTT-3.8.4-1, 3.8.4-5, 3.8.4-6]"""
-        said = "; ".join(f"{one.request.filter}: {one.why}" for one in granted if one.why)
-        properties: Properties = {"reason_string": said[:MAX_REASON]} if said else NONE
-        connection.send(Suback(packet.packet_id, tuple(one.reason for one in granted), properties))
+        connection.send(Suback(packet.packet_id, tuple(one.reason for one in granted), _said(granted)))
         asked = [found for one in granted if (found := self._retained_for(one)) is not None]
         if asked and connection.session.sender is not None:
             connection.session.sender.retained(asked)
@@ -261,6 +261,23 @@ class Subscribing:
             return Reason.NO_SUBSCRIPTION_EXISTED
         session.release(text)
         return Reason.SUCCESS
+
+
+def _said(granted: list[Granted]) -> Properties:
+    """Why filters were refused, and where streams begin, in the order of the filters."""
+    said: Properties = {}
+    places: list[tuple[str, str]] = []
+    whys: list[str] = []
+    for one in granted:
+        if isinstance(one.reader, StreamTie):
+            places += one.reader.told()
+        if one.why:
+            whys.append(f"{one.request.filter}: {one.why}")
+    if places:
+        said["user"] = places
+    if whys:
+        said["reason_string"] = "; ".join(whys)[:MAX_REASON]
+    return said or NONE
 
 
 def _reason(error: BrokerError) -> Reason:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ROOM = 4 << 20
 """Bytes on their way to a client's socket, at most."""
+NAMED_ROOM = 256 << 10
+"""The same of one queue or stream that is read by name: a client may have many."""
 
 
 class Tie:
@@ -55,12 +57,12 @@ class Tie:
         assert self.queue is not None
         self.attach(sender, hub.attach(BROKER, self.queue, self), window)
 
-    def attach(self, sender: "Sender", attachment: Attachment, window: int) -> None:
-        """Somebody is connected who takes so many messages."""
+    def attach(self, sender: "Sender", attachment: Attachment, window: int, room: int = ROOM) -> None:
+        """Somebody is connected who takes so many messages, and bytes."""
         self._sender = sender
         self.attachment = attachment
         self._messages = self._bytes = 0
-        attachment.grant(window, ROOM)
+        attachment.grant(window, room)
 
     def detach(self, begun: Sequence[int] = ()) -> None:
         """Nobody is: what was leased is ready again. `begun`: what a client that was lost was working on, which counts
@@ -137,6 +139,8 @@ class NamedTie(Tie):
     def __init__(self, subscribed: Subscribed, resource: Resource, queue: str | None) -> None:
         super().__init__(Filters(), queue)
         self.resource = resource
+        self.moved = False
+        """Has it come further than what is kept says?"""
         self.put(subscribed)
 
     def put(self, subscribed: Subscribed) -> None:
@@ -156,6 +160,22 @@ class NamedTie(Tie):
 
     async def make(self, hub: Hub, principal: Principal) -> None:
         """Make sure that it is. Raises what making it does."""
+
+    def open(self, hub: Hub) -> None:
+        """Find out where reading begins; nothing is delivered yet. Raises what attaching does."""
+
+    def goes_on(self, asked: "NamedTie") -> bool:
+        """Does it go on when a client subscribes to the same again?"""
+        return True
+
+    @property
+    def entry(self) -> Subscribed:
+        """As it is kept with its session."""
+        return self.subscribed
+
+    def attach(self, sender: "Sender", attachment: Attachment, window: int, room: int = NAMED_ROOM) -> None:
+        """See Tie."""
+        super().attach(sender, attachment, window, room)
 
     def wanted(self, row: Row) -> Wanted | None:
         """See Tie."""

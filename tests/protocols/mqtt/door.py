@@ -229,9 +229,10 @@ class Door:
 
     async def crash(self) -> None:
         """What was not committed is gone, and so are all connections."""
+        copy = self.world.copy()
         self.server.sessions.stopping = True
         await self.stop()
-        await self.world.crash()
+        await self.world.revive(copy)
         await self.start()
 
     async def advance(self, seconds: float) -> None:
