@@ -327,6 +327,10 @@ class Engine(Protocol):
     async def read(self, filters: Sequence[str], start: Start, limit: int, max_bytes: int = 4 << 20) -> Page:
         """Replay: matching messages in order of offset, at most `limit` and about `max_bytes`."""
 
+    async def fetch_within(self, offsets: Sequence[int], size: int) -> tuple[list[Row], int]:
+        """The messages at the first of these offsets (in any order) whose bodies take `size` bytes together, one at
+        least, expired or settled ones too; and how many offsets that are. They rise; those pruned are left out."""
+
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """(value, revision) of a key, or None."""
 

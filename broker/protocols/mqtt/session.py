@@ -26,7 +26,7 @@ from broker.protocols.mqtt.kept import SessionRecord, escaped, forgotten_session
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.queues import QueueTie
 from broker.protocols.mqtt.sender import Sender, Token
-from broker.protocols.mqtt.tie import NamedTie, Tie
+from broker.protocols.mqtt.tie import ROOM, NamedTie, Tie
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection
@@ -62,6 +62,7 @@ class Session:
         self._live = Tie(self.filters, elsewhere=durable)
         self.own = Tie(self.filters, self.queue) if durable else None
         self._window = 0
+        self._unfinished: list[Row] = []  # of its queue, which does not bring them again
 
     # What it is called in the engine
 
@@ -161,11 +162,12 @@ class Session:
                 if state is not Sent.RELEASED and token[0] is not None
             }
 
-    def forget_settled(self, engine: Engine) -> list[Set]:
-        """What was in flight and has been settled since by others (it expired, it was dropped or purged) does not come
-        again: its identifiers are free. Returns what is to be committed."""
+    async def take_up(self, engine: Engine) -> list[Set]:
+        """Before `renew`, of what was in flight and has been settled since by others (it expired, it was dropped or
+        purged): QoS 2 has begun and goes on all the same [MQTT-4.3.3-7], as far as the log still has it and ROOM holds
+        it; the rest does not come again, its identifiers are free. Returns what is to be committed."""
         waits = {
-            token[1]: packet_id
+            token[1]: (packet_id, state)
             for packet_id, state, token in self.outbound.unanswered()
             if token[0] is not None and token[0] is self.own and state is not Sent.RELEASED
         }
@@ -173,16 +175,20 @@ class Session:
             there = engine.outstanding(self.queue, waits)
         except BrokerError:  # it has no queue any more
             there = set()
-        gone = {packet_id for offset, packet_id in waits.items() if offset not in there}
-        if gone:
-            self.outbound = Outbound(sent=[entry for entry in self.outbound.unanswered() if entry[0] not in gone])
-        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in sorted(gone)]
+        gone = sorted(waits.keys() - there)
+        begun = [offset for offset in gone if waits[offset][1] is Sent.QOS_2]
+        self._unfinished = (await engine.fetch_within(begun, ROOM))[0] if begun else []
+        goes_on = {row[0] for row in self._unfinished}
+        free = {waits[offset][0] for offset in gone if offset not in goes_on}
+        if free:
+            self.outbound = Outbound(sent=[entry for entry in self.outbound.unanswered() if entry[0] not in free])
+        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in sorted(free)]
 
     def _is_mine(self, token: Token) -> bool:
         return token[0] is None or token[0] is self.own
 
     def send_again(self) -> None:
-        """What no queue brings again: PUBREL, and retained messages. [MQTT-4.4.0-1]"""
+        """What no queue brings again: PUBREL, retained messages, and what `take_up` found. [MQTT-4.4.0-1]"""
         assert self.sender is not None
         released = [packet_id for packet_id, state, _ in self.outbound.unanswered() if state is Sent.RELEASED]
         self.sender.release_again(released)
@@ -191,6 +197,8 @@ class Session:
             if token[0] is None and state is not Sent.RELEASED:
                 retained.append((packet_id, 1 if state is Sent.QOS_1 else 2, token[1]))
         self.sender.again(retained)
+        if self.own is not None and self._unfinished:
+            self.sender.take(self.own, self._unfinished)
 
     def read(self, hub: Hub) -> None:
         """Begin to read, or go on with other filters, what is wanted live. Rights are held by filter."""
@@ -209,7 +217,8 @@ class Session:
         if self.sender is None:
             return
         if self.own is not None and self.own.attachment is None and any(entry.qos for entry in self.filters):
-            self._consume(hub, self.own, self._window)
+            self._consume(hub, self.own, max(0, self._window - len(self._unfinished)))
+            self._unfinished = []
         for tie in (*self.shares.values(), *self.readers.values()):
             if not tie.flows:
                 self._consume(hub, tie, min(self._window, SHARED_WINDOW))

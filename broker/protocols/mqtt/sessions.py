@@ -198,7 +198,7 @@ class Sessions:
             if not there:
                 session.part(text)
         if session.durable:
-            sets = [*sets, session.record(), *session.forget_settled(self._hub.engine)]
+            sets = [*sets, session.record(), *await session.take_up(self._hub.engine)]
         if sets:
             await self._hub.committed(Unit(sets=sets, sender=session))
 

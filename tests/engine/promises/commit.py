@@ -27,6 +27,14 @@ class TestCommit:
         assert receipt.at == world.clock.now_ms
         assert unpack_meta(rows[0][3]) == {"key": "k", "headers": {"h": "v"}}
 
+    async def test_messages_are_found_by_their_places(self, world: World) -> None:
+        receipt = await world.publish("a", "one", "two", "three")
+        places = [receipt.offset + i for i in (2, 0, 9)]
+        rows, count = await world.engine.fetch_within(places, 100)
+        assert ([row[4] for row in rows], count) == ([b"one", b"three"], 3)
+        rows, count = await world.engine.fetch_within(places, 1)
+        assert ([row[4] for row in rows], count) == ([b"three"], 1)
+
     async def test_what_is_in_no_log_has_no_place(self, world: World) -> None:
         """`$reply/#` is of durability `memory`; alone, and among others."""
         (tap, follower) = (world.tap(["#", "$reply/#"]), world.follow(["#"], LATEST))

@@ -36,8 +36,6 @@ NOT_OURS = {
     "MQTT-4.12.0-5": _NO_AUTH,
 }
 """Statements that bind servers too, but have nothing to say of this one, and why."""
-DIFFERS = {"MQTT-4.3.3-7": "but for one that expires while its client is away: it is not sent again"}
-"""What is not kept."""
 AWAITED = dict.fromkeys(("MQTT-6.0.0-1", "MQTT-6.0.0-2", "MQTT-6.0.0-4"), "awaits MQTT over WebSocket")
 HEAD = """# The 251 normative statements of MQTT 5.0
 
@@ -103,8 +101,6 @@ def _row(statement: dict[str, Any], held: list[str]) -> str:
         if name not in AWAITED:
             raise ValueError(f"no test of the door holds {name}: {statement['text']}")
         held = [*held, f"*{AWAITED[name]}*"]
-    if name in DIFFERS:
-        held = [*held, f"*{DIFFERS[name]}*"]
     cells = (name, statement["level"], statement["applies_to"], "; ".join(held))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

@@ -300,18 +300,63 @@ async def test_names_of_clients_do_not_reach_into_one_another(door: Door) -> Non
         await kept(door, client_id=name, present=True)
 
 
-@pytest.mark.parametrize("qos", [1, 2])
-async def test_what_expired_in_flight_takes_no_place_in_the_window(door: Door, qos: int) -> None:
+async def test_what_expired_in_flight_with_qos_1_takes_no_place_in_the_window(door: Door) -> None:
     client, writer = await kept(door, receive_maximum=1), await door.connect("w")
-    await client.subscribe("a", qos=2)
-    await writer.publish("a", "short", qos, properties={"message_expiry": 2})
+    await client.subscribe("a", qos=1)
+    await writer.publish("a", "short", 1, properties={"message_expiry": 2})
     assert (await client.hear(Publish)).payload == b"short"
     await client.lost()
     await asyncio.sleep(0.01)
     await door.advance(5)
-    await writer.publish("a", "next", qos)
+    await writer.publish("a", "next", 1)
     client = await kept(door, receive_maximum=1, present=True)
     assert await client.bodies(1) == ["next"]
+
+
+@pytest.mark.parametrize("how", ["lost", "crash"])
+@pytest.mark.statement("MQTT-4.3.3-7")
+async def test_qos_2_goes_on_although_the_message_expires_while_its_client_is_away(door: Door, how: str) -> None:
+    client, writer = await kept(door, receive_maximum=2), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for body in ("1", "2", "never sent"):
+        await writer.publish("a", body, 2, properties={"message_expiry": 2})
+    first, second = [await client.hear(Publish) for _ in range(2)]
+    client.write(Ack(Kind.PUBREC, (second.packet_id,)))
+    assert (await client.hear(Ack)).kind is Kind.PUBREL
+    await (client.lost() if how == "lost" else door.crash())
+    await asyncio.sleep(0.01)
+    await door.advance(5)
+    await (await door.connect("w2")).publish("a", "next", 2)
+    client = await kept(door, receive_maximum=2, present=True)
+    release = await client.hear(Ack)
+    assert (release.kind, release.packet_ids) == (Kind.PUBREL, (second.packet_id,))
+    again = await client.hear(Publish)
+    assert (again.payload, again.packet_id, again.dup) == (b"1", first.packet_id, True)
+    assert again.properties["message_expiry"] == 0
+    await client.nothing()
+    client.write(Ack(Kind.PUBCOMP, release.packet_ids))
+    await client.answer(again)
+    assert await client.bodies(1) == ["next"]
+    await client.nothing()
+    await client.ping()
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/out/")
+
+
+async def test_what_goes_on_with_qos_2_takes_its_part_of_the_window(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for i in range(5):
+        await writer.publish("a", str(i), 2, properties={"message_expiry": 2})
+        await client.hear(Publish)
+    await client.lost()
+    await asyncio.sleep(0.01)
+    await door.advance(5)
+    for i in range(5, 12):
+        await writer.publish("a", str(i), 2)
+    client = await kept(door, receive_maximum=6, present=True)
+    assert await client.bodies(12) == [str(i) for i in range(12)]
+    await client.nothing()
 
 
 async def test_a_session_that_could_not_be_resumed_still_expires(door: Door) -> None:
