@@ -15,9 +15,9 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
 import msgpack
 import uvloop
@@ -38,6 +38,14 @@ SCHEMA = (
 Row = tuple[int, str, int, None, bytes]
 
 
+class Client(Protocol):
+    """A connection as the log sees it; its tags are its own."""
+
+    def confirm(self, tags: list[Any]) -> None: ...
+
+    def deliver(self, rows: Sequence[Row]) -> None: ...
+
+
 class Log:
     """Group commit: what arrives while one transaction is written forms the next."""
 
@@ -45,10 +53,10 @@ class Log:
         self.db = sqlite3.connect(folder / "log.db", isolation_level=None, check_same_thread=False)
         for statement in SCHEMA:
             self.db.execute(statement)
-        self.pending: list[tuple[Connection, int, Row]] = []
+        self.pending: list[tuple[Client, Any, Row]] = []
         self.settled, self.offset, self.floor = False, 0, 0
         self.wake, self.writer = asyncio.Event(), concurrent.futures.ThreadPoolExecutor(1)
-        self.subscribers: list[Connection] = []
+        self.subscribers: list[Client] = []
 
     def transaction(self, rows: Sequence[Row], floor: int) -> None:
         self.db.execute("begin")
@@ -64,7 +72,7 @@ class Log:
             self.wake.clear()
             batch, self.pending, self.settled = self.pending, [], False
             await loop.run_in_executor(self.writer, self.transaction, [m[2] for m in batch], self.floor)
-            confirms: dict[Connection, list[int]] = {}
+            confirms: dict[Client, list[Any]] = {}
             for connection, tag, _ in batch:
                 confirms.setdefault(connection, []).append(tag)
             for connection, tags in confirms.items():
@@ -134,8 +142,8 @@ class Connection(asyncio.Protocol):
         self.transport.write(b"".join([pack((DELIVER, r[0], r[1], r[4])) for r in rows]))
 
 
-async def serve(port: int, log: Log) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(log), "127.0.0.1", port)
+async def serve(port: int, log: Log, connection: Callable[[Log], asyncio.Protocol] = Connection) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: connection(log), "127.0.0.1", port)
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     async with server:

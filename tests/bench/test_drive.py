@@ -1,17 +1,20 @@
 """The bench on the real daemon and the prototype, with a handful of messages: does it still measure?"""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 import uvloop
 
-from tests.bench import drive
+from tests.bench import drive, prototype_mqtt
 from tests.bench.load import Load, Rates, Target
+from tests.bench.peers.mosquitto import Subscriber
 from tests.bench.plan import Plan
 from tests.bench.postroom import Postroom, memory, native_port, served
 from tests.bench.prototype import Prototype
+from tests.bench.scenarios import mqtt
 from tests.bench.scenarios.latency import PacedPublisher
 
 
@@ -29,6 +32,16 @@ from tests.bench.scenarios.latency import PacedPublisher
 def test_a_load_makes_its_whole_way(target: Target, load: Load, tmp_path: Path) -> None:
     rates: Rates = uvloop.run(target.measure(load, tmp_path))
     values = rates.values()
+    assert values["rate"] == min(values["confirmed"], values["acked"]) > 0
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("subscriber", [Subscriber, mqtt.KeptSubscriber])
+@pytest.mark.parametrize("ports", [mqtt.daemon, prototype_mqtt.served], ids=["postroom", "prototype"])
+def test_a_load_of_mqtt_makes_its_whole_way(
+    ports: mqtt.Ports, subscriber: Callable[[Load], Subscriber], tmp_path: Path
+) -> None:
+    values = uvloop.run(mqtt.round_trip(ports, Load(count=500, window=64), subscriber, tmp_path))
     assert values["rate"] == min(values["confirmed"], values["acked"]) > 0
 
 
