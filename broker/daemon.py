@@ -42,6 +42,7 @@ from broker.observe.metrics import FigureCollector, Figures, gauge, registry
 from broker.observe.notify import Notifier
 from broker.protocols.http.accounts import AccountRoutes
 from broker.protocols.http.server import HttpServer
+from broker.protocols.http.tunnel import TunnelRoutes
 from broker.protocols.mqtt.server import MqttServer
 from broker.protocols.native.server import NativeServer
 from broker.tasks import Tasks, cancelled
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 
 LOOK, DRAIN_LOOK = 1.0, 0.05
 """Seconds between two looks at which tokens have ended, and, while it drains, at what is still in hand."""
+MQTT_TUNNEL = ("/mqtt", "MQTT", ("mqtt", "mqttv3.1"))
+"""The path at the HTTP door, and the subprotocols (the second is what clients of MQTT 3.1 say)."""
 RECOVERY_STEP = 15.0
 """The service manager is asked for so many seconds more, again and again, as long as recovery goes on."""
 CLOSING = 30.0
@@ -276,7 +279,10 @@ class Daemon:
             admission=doors.admission,
             tls=doors.tls.get("http"),
             doorkeeper=doorkeeper,
-            routes=AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
+            routes=[
+                *AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
+                *(TunnelRoutes(*MQTT_TUNNEL, self._mqtt.connection).routes() if config.mqtt.websocket else ()),
+            ],
             more=self._more_status,
             secret=self._links.secret,
             collected=registry(FigureCollector(self._figures, {"loop_lag_seconds": self._lag.seconds})),

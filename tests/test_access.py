@@ -25,7 +25,6 @@ from broker.core.subscription import Outcome
 from broker.daemon import Daemon
 from broker.engine.base import Set, Settle, Unit
 from broker.hub import Outgoing
-from broker.protocols.http.authorization import OPEN_PATHS
 from broker.protocols.http.router import Route
 from broker.protocols.native import wire
 
@@ -148,7 +147,7 @@ async def test_who_says_nothing_gets_nothing_over_http(world: World) -> None:
     before = await world.state()
     said = set()
     for route in world.daemon._http.routes:
-        if route.path in OPEN_PATHS:
+        if route.open:
             continue
         for there in (True, False):
             status, text = await world.ask(*request_of(route, there), None)
@@ -165,7 +164,7 @@ async def test_who_may_not_does_nothing_and_learns_nothing_over_http(world: Worl
     before = await world.state()
     tried = 0
     for route in world.daemon._http.routes:
-        if route.path in OPEN_PATHS:
+        if route.open:
             continue
         tried += 1
         method, path, body = request_of(route, True)

@@ -70,12 +70,12 @@ class AdminRoutes:
     def routes(self) -> list[Route]:
         """What this module serves."""
         health = [
-            Route(method, path, handler, name, operation)
+            Route(method, path, handler, name, operation, open_to_all)
             for method in ("GET", "HEAD")
-            for path, handler, name, operation in (
-                ("/livez", self.livez, "livez", LIVEZ),
-                ("/readyz", self.readyz, "readyz", READYZ),
-                ("/metrics", self.metrics, "metrics", METRICS),
+            for path, handler, name, operation, open_to_all in (
+                ("/livez", self.livez, "livez", LIVEZ, True),
+                ("/readyz", self.readyz, "readyz", READYZ, True),
+                ("/metrics", self.metrics, "metrics", METRICS, False),
             )
         ]
         return [

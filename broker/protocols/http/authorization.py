@@ -11,8 +11,6 @@ from broker.core.errors import BrokerError, Code
 from broker.protocols.http.access import connection_of
 from broker.protocols.http.connection import Connection
 
-OPEN_PATHS = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/docs/reference.css", "/docs/reference.js"))
-"""For everybody: they tell whether it runs, and how any Postroom is spoken to."""
 STREAM_PATH = "/v1/stream"
 ACCESS_TOKEN = "access_token"  # noqa: S105
 """In the query of STREAM_PATH alone: neither EventSource nor a browser's WebSocket can send a header."""

@@ -8,6 +8,7 @@ answers bytes that are not HTTP with a problem document. Floor 4.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -149,6 +150,24 @@ class Connection(Serial):
     def switched(self) -> None:
         """It is a WebSocket from here on, or another whole text of one has come."""
         self._switched, self._received = True, 0
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """The socket is another protocol's from here on, which gets what came behind the request too; this connection
+        is gone, and its handler awaits nothing any more."""
+        transport, self.transport = self.transport, None  # so that it stays open
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        tail, self._more = self._message_tail, False
+        self.connection_lost(None)
+
+        def begin() -> None:
+            transport.set_protocol(protocol)
+            transport.resume_reading()
+            protocol.connection_made(transport)
+            if tail:
+                protocol.data_received(tail)
+
+        Context().run(begin)  # nothing of it comes from the request
 
     def __enter__(self) -> None:
         """A handler waits for a commit: within `with`, its task is cancelled when that takes too long. Costs a tenth

@@ -41,10 +41,11 @@ class DocsRoutes:
 
     def routes(self) -> list[Route]:
         """What this module serves."""
-        found = [Route("GET", "/openapi.json", self.openapi, "openapi", OPENAPI)]
+        found = [Route("GET", "/openapi.json", self.openapi, "openapi", OPENAPI, open=True)]
         for path, (name, kind) in _PAGE.items():
             about = Operation(Tag.BROKER, f"The reference page, {name}", {200: Answer("The file.", media=kind)})
-            found.append(Route("GET", path, _file(name, kind), f"docs_{name.rpartition('.')[2]}", about))
+            label = f"docs_{name.rpartition('.')[2]}"
+            found.append(Route("GET", path, _file(name, kind), label, about, open=True))
         return found
 
     async def openapi(self, _request: web.BaseRequest, _: str) -> web.StreamResponse:

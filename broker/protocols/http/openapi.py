@@ -7,7 +7,6 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from broker import __version__
-from broker.protocols.http.authorization import OPEN_PATHS
 from broker.protocols.http.models import Problem
 from broker.protocols.http.operation import JSON, Answer, Body, Parameter, Tag
 from broker.protocols.http.problem import CONTENT_TYPE
@@ -66,7 +65,7 @@ def _operation(route: Route, schemas: "_Schemas") -> dict[str, Any]:
         "summary": operation.summary,
         "responses": answers,
     }
-    if route.path in OPEN_PATHS:
+    if route.open:
         found["security"] = []
     if operation.about:
         found["description"] = operation.about

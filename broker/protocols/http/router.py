@@ -29,7 +29,8 @@ REMEMBERED, REMEMBERED_LENGTH = 4_096, 256
 @dataclass(frozen=True, slots=True)
 class Route:
     """`path` such as `/livez` or `/v1/queues/{name}/receive`. `name` labels metrics, `operation` is its entry in the
-    reference: no route is without. `prompt` is a quicker way for what the handler does."""
+    reference: no route is without. `prompt` is a quicker way for what the handler does. An `open` one is for everybody:
+    nobody is asked who they are."""
 
     method: str
     path: str
@@ -37,6 +38,7 @@ class Route:
     name: str
     operation: Operation
     prompt: Prompt | None = None
+    open: bool = False
 
 
 class MethodNotAllowedError(Exception):

@@ -26,7 +26,7 @@ from broker.observe.metrics import EngineCollector, LimitCollector, RequestColle
 from broker.observe.origin import ORIGIN
 from broker.protocols.http.access import GONE, Origins, RequestLog, connection_of
 from broker.protocols.http.admin import AdminRoutes
-from broker.protocols.http.authorization import OPEN_PATHS, Authorization
+from broker.protocols.http.authorization import Authorization
 from broker.protocols.http.batch import BatchRoutes
 from broker.protocols.http.connection import PLAIN, Clockwork, Connection
 from broker.protocols.http.connections import ConnectionRoutes
@@ -130,6 +130,7 @@ class HttpServer:
         )
         for route in [route for part in parts for route in part.routes()] + list(routes):
             self._router.add(route)
+        self._open_paths = frozenset(route.path for route in self._router if route.open)
 
     def _collector(self) -> RequestCollector:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
@@ -204,7 +205,7 @@ class HttpServer:
             response = preflight(request)
             if response is None:
                 path = request.rel_url.raw_path
-                if path not in OPEN_PATHS:
+                if path not in self._open_paths:
                     credentials = self._authorization.check(request)
                     if credentials is not None:
                         await self._authorization.prove(request, credentials)

@@ -15,11 +15,10 @@ from broker.hub import Hub
 from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.dialogue import Dialogue, messages_text
 from broker.protocols.http.draft import ROOM
+from broker.protocols.http.frames import PING, frame
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.texts import Texts
 
-TEXT, PING = 0x1, 0x9
-"""Opcodes (RFC 6455 §5.2)."""
 CLOSE_SECONDS = 2.0
 """For how long the client's answer to our close is awaited."""
 SILENT_BEATS = 3
@@ -37,16 +36,6 @@ _CLOSE_CODES = {
 }
 _POLICY = 1008
 """Close codes (RFC 6455 §7.4.1 and its registry): for whatever else the connection is ended."""
-
-
-def frame(payload: bytes, opcode: int = TEXT) -> bytes:
-    """A whole, unmasked frame (RFC 6455 §5.2)."""
-    size = len(payload)
-    if size < 126:
-        return b"%c%c%b" % (0x80 | opcode, size, payload)
-    if size < 1 << 16:
-        return b"%c\x7e%b%b" % (0x80 | opcode, size.to_bytes(2, "big"), payload)
-    return b"%c\x7f%b%b" % (0x80 | opcode, size.to_bytes(8, "big"), payload)
 
 
 _BEAT = frame(_HEARTBEAT) + frame(b"", PING)

@@ -16,8 +16,9 @@ class MqttOptions(BaseModel):
     """Where MQTT is spoken, and how much each client may ask of us (durations: ms, sizes: bytes).
 
     `receive_maximum`: what a client of MQTT 5 may have unanswered; `inflight`: what we send a client without an answer,
-    if it takes so many, `queue_inflight` the same of one queue by its name. `queued_…`: what waits for one session that
-    is away; then the oldest goes. `refused_filters`: what nobody may subscribe to, as it is written, such as `#`.
+    if it takes so many, `queue_inflight` the same of one queue by its name. `websocket`: MQTT is spoken at `/mqtt` of
+    the HTTP door, too. `queued_…`: what waits for one session that is away; then the oldest goes. `refused_filters`:
+    what nobody may subscribe to, as it is written, such as `#`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,6 +27,7 @@ class MqttOptions(BaseModel):
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(DEFAULT_PORT, ge=0, le=65_535)
     unix: Path | None = None
+    websocket: bool = True
     connect_timeout: Annotated[Duration, Field(ge=100, le=600_000)] = 10_000
     max_keep_alive: Annotated[Duration, Field(ge=1_000, le=3_600_000)] = 3_600_000
     max_session_expiry: Annotated[Duration, Field(ge=1_000, le=365 * DAY)] = 30 * DAY

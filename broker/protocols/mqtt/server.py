@@ -77,8 +77,14 @@ class MqttServer(Door[Connection]):
             self.retained.put(retained_row(key, value), revision)
         await self.sessions.load()
         self.state.tell(self.status())
-        await self.listen(sockets, lambda: Connection(self))
+        await self.listen(sockets, self.connection)
         self._timer = self.loop.call_later(TICK, self._on_timer)
+
+    def connection(self) -> Connection:
+        """One that is to come, on whatever carries its bytes. Raises SHUTTING_DOWN."""
+        if self.sessions.stopping:
+            raise BrokerError(Code.SHUTTING_DOWN)
+        return Connection(self)
 
     def _too_late(self, connection: Connection) -> None:
         connection.fail(MqttError(Reason.PROTOCOL_ERROR, "no CONNECT in time"))
