@@ -70,7 +70,7 @@ class AdminRoutes:
     def routes(self) -> list[Route]:
         """What this module serves."""
         health = [
-            Route(method, path, handler, name, operation, open_to_all)
+            Route(method, path, handler, name, operation, open=open_to_all)
             for method in ("GET", "HEAD")
             for path, handler, name, operation, open_to_all in (
                 ("/livez", self.livez, "livez", LIVEZ, True),
