@@ -96,8 +96,8 @@ class Tunnel(asyncio.Transport, asyncio.Protocol):
         return self._socket.get_extra_info(name, default)
 
     def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
-        """One message."""
-        if not self._parted:
+        """One message, unless there is nothing to say."""
+        if data and not self._parted:
             self._socket.write(frame(bytes(data), BINARY))
 
     def get_write_buffer_size(self) -> int:

@@ -49,6 +49,7 @@ class Ends:
                     size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8), "big")
                 payload = await self._reader.readexactly(size)
                 if first == 0x80 | BINARY:
+                    assert payload, "a message of nothing"
                     return payload
                 self.frames.append((first & 0x0F, payload))
                 if first & 0x0F == CLOSE and self.answers:
