@@ -26,6 +26,7 @@ from broker.core.record import Changes, Counters, Dead, Record
 from broker.core.subscription import Consumer, Outcome, Overflow, Spec
 
 MAX_HISTORY = 50
+MAX_TRIMMED = 10_000
 
 
 class Queue:
@@ -60,6 +61,11 @@ class Queue:
     def ready(self) -> int:
         """How many wait to be handed out."""
         return len(self._backlog)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies outstanding, of a queue with a cap of bytes; of others 0."""
+        return self._backlog.size
 
     @property
     def hungry(self) -> bool:
@@ -136,11 +142,22 @@ class Queue:
 
     def _drop_oldest(self) -> None:
         excess = len(self.outstanding) - self.spec.max_messages if self.spec.max_messages else 0
-        victims = self._backlog.surplus(excess, self.spec.max_bytes)
+        self._drop(self._backlog.surplus(excess, self.spec.max_bytes))
+
+    def _drop(self, victims: Sequence[int]) -> None:
         for offset in victims:
             self._backlog.remove(offset)
         self._settled(victims)
         self.counters.dropped += len(victims)
+
+    def trim(self, size: int) -> int:
+        """Drop the oldest of those that wait, until at most so many bytes are outstanding, none waits, or enough
+        was done in one go; how many. For queues with a cap of bytes: of others no sizes are known."""
+        count = 0
+        while count < MAX_TRIMMED and (victims := self._backlog.surplus(0, size)):
+            self._drop(victims)
+            count += len(victims)
+        return count
 
     # Handing out
 

@@ -222,6 +222,10 @@ class Attachment(Protocol):
     recovered: bool
     position: int
 
+    @property
+    def skipped(self) -> int:
+        """Messages that passed it by, because they are in no log and it had no credit."""
+
     def grant(self, messages: int, size: int) -> None:
         """Add credit: so many messages and bytes more may be delivered. Deliveries never exceed credit, but for one
         message larger than all the bytes granted. A negative number takes back what was not used yet; what the
@@ -314,6 +318,14 @@ class Engine(Protocol):
 
     def outstanding(self, name: str, offsets: Iterable[int]) -> set[int]:
         """Those of these messages that the queue has not settled. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
+
+    def weight(self, name: str) -> tuple[int, int]:
+        """(messages, bytes of their bodies) that a queue has not settled; the bytes of queues with `max_bytes` alone.
+        Cheap. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
+
+    async def trim(self, name: str, max_bytes: int) -> int:
+        """Of a queue with `max_bytes`: settle the oldest that wait until at most so many bytes are not settled, or
+        enough was done in one go, and count them as dropped; returns how many. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
 
     async def purge(self, name: str) -> int:
         """Settle everything outstanding that is not leased; returns how many."""

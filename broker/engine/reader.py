@@ -22,6 +22,11 @@ class Reader:
         self._attachment, self._left = attachment, left
         self.recovered, self.position = attachment.recovered, attachment.position
 
+    @property
+    def skipped(self) -> int:
+        """See Attachment."""
+        return self._attachment.skipped
+
     def end(self, error: BrokerError) -> None:
         """Detach and tell the consumer why: nothing more is delivered."""
         if self._open:

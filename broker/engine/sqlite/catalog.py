@@ -314,8 +314,14 @@ class Catalog:
 
     async def purge(self, name: str) -> int:
         """Settle everything that is not leased."""
-        handle = self.queue(name)
-        count = handle.queue.purge()
+        return await self._settled(self.queue(name), Queue.purge)
+
+    async def trim(self, name: str, max_bytes: int) -> int:
+        """Drop the oldest that wait."""
+        return await self._settled(self.queue(name), lambda queue: queue.trim(max_bytes))
+
+    async def _settled(self, handle: QueueHandle, work: Callable[[Queue], int]) -> int:
+        count = work(handle.queue)
         self._engine.changed(handle)
         await self._engine.committed_unit(InternalUnit())
         return count

@@ -374,6 +374,15 @@ class SqliteEngine:
         outstanding = self.catalog.queue(name).queue.outstanding
         return {offset for offset in offsets if offset in outstanding}
 
+    def weight(self, name: str) -> tuple[int, int]:
+        """Messages and bytes outstanding."""
+        queue = self.catalog.queue(name).queue
+        return len(queue.outstanding), queue.size
+
+    async def trim(self, name: str, max_bytes: int) -> int:
+        """Drop the oldest that wait."""
+        return await self.catalog.trim(name, max_bytes)
+
     async def purge(self, name: str) -> int:
         """Settle everything that is not leased."""
         return await self.catalog.purge(name)

@@ -221,6 +221,7 @@ class QueueAttachment:
         self._handle = handle
         self._member = handle.queue.join(consumer)
         self.position = handle.queue.floor
+        self.skipped = 0
 
     def grant(self, messages: int, size: int) -> None:
         """Add credit."""

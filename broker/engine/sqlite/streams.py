@@ -73,6 +73,11 @@ class ReaderAttachment(Leaseless):
         engine.routes.add(filters, self.reader)
         engine.attachments.add(self)
 
+    @property
+    def skipped(self) -> int:
+        """Messages of no log that passed it by."""
+        return self.reader.skipped
+
     def grant(self, messages: int, size: int) -> None:
         """Add credit."""
         self.reader.credit += messages
@@ -162,6 +167,11 @@ class TapAttachment(Leaseless):
         self.position = engine.log.end
         self._open = True
         engine.taps.add(self.filters, self.tap)
+
+    @property
+    def skipped(self) -> int:
+        """Messages that passed it by."""
+        return self.tap.skipped
 
     def grant(self, messages: int, size: int) -> None:
         """Add credit."""

@@ -765,6 +765,20 @@ class TestCaps:
         assert world.info().dropped == 4
         assert [body[0] for body in await world.attach("q").bodies(2)] == ["e", "f"]
 
+    async def test_a_queue_is_trimmed_from_its_oldest_message_on(self, world: World) -> None:
+        await world.subscribe("q", "jobs", max_bytes=1_000, overflow="drop_oldest")
+        for letter in "abcdef":
+            await world.publish("jobs", letter * 100)
+        assert world.engine.weight("q") == (6, 600)
+        worker = world.attach("q", messages=1)
+        await worker.take(1)
+        assert await world.engine.trim("q", 250) == 4
+        assert world.info().dropped == 4
+        assert world.engine.weight("q") == (2, 200)
+        await world.restart()
+        assert world.engine.weight("q") == (2, 200)
+        assert [body[0] for body in await world.attach("q").bodies(2)] == ["a", "f"]
+
     async def test_what_is_in_hand_is_not_dropped(self, world: World) -> None:
         worker = await world.queue("jobs", messages=1, max_messages=2, overflow="drop_oldest")
         await world.publish("jobs", "0")

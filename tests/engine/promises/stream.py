@@ -489,6 +489,7 @@ class TestPassing:
         await world.publish("a", "4")
         passer.tie.grant(10, 1_000)
         assert await passer.bodies(3) == ["1", "2", "4"]
+        assert passer.tie.skipped == 1
 
     async def test_a_passer_sees_topics_of_durability_memory_and_the_log_in_its_order(
         self, tmp_path: Path, engine_factory: EngineFactory
