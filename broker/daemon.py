@@ -41,6 +41,7 @@ from broker.observe.log import configure_logging
 from broker.observe.metrics import FigureCollector, Figures, gauge, registry
 from broker.observe.notify import Notifier
 from broker.protocols.http.accounts import AccountRoutes
+from broker.protocols.http.mqtt import MqttRoutes
 from broker.protocols.http.server import HttpServer
 from broker.protocols.http.tunnel import TunnelRoutes
 from broker.protocols.mqtt.server import MqttServer
@@ -282,6 +283,7 @@ class Daemon:
             routes=[
                 *AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
                 *(TunnelRoutes(*MQTT_TUNNEL, self._mqtt.connection).routes() if config.mqtt.websocket else ()),
+                *MqttRoutes(self.hub, self._mqtt.clients, self._mqtt.retention).routes(),
             ],
             more=self._more_status,
             secret=self._links.secret,

@@ -257,10 +257,13 @@ class Hub(Administration):
         return Published(given or made_id(epoch, offset, receipt.at), offset, f"{epoch}.{offset}", duplicate)
 
     async def committed(self, unit: Unit) -> Receipt:
-        """Commit and wait for the receipt. Raises the receipt's error."""
+        """Commit and wait for the receipt; what was to be done with it is done first. Raises the receipt's error."""
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        first = unit.done
 
         def done(receipt: Receipt) -> None:
+            if first is not None:
+                first(receipt)
             if not future.done():
                 future.set_result(receipt)
 

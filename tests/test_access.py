@@ -126,6 +126,7 @@ def request_of(route: Route, there: bool) -> tuple[str, str, Any]:
         names["id"] = "000000000000"
     if "connections" in route.path:
         names["id"] = "http-1"
+    names["client"] = "sensor"
     path = re.sub(r"\{(\w+)\}", lambda m: names[m[1]] if there else "nothing", route.path)
     query = [f"{p.name}={p.example}" for p in route.operation.parameters if p.required and p.place == "query"]
     if route.path == "/v1/stream":

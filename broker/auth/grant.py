@@ -17,11 +17,11 @@ reach each other's topics, give each its own principal and write `%u`.
 | `consume subscription:NAME` | be a worker or reader of it, settle, peek, see its settings and counts |
 | `consume key:KEY` | read these keys of the key/value store |
 | `consume $dead/NAME` | read the dead letters of a queue |
-| `consume $sys/status`, `$sys/metrics`, `$sys/connections` | `status`, `/metrics`, the list of connections |
-| `manage FILTER` | see and cancel scheduled messages of these topics |
+| `consume $sys/status`, `$sys/metrics`, `$sys/connections` | `status`, `/metrics`, connections, MQTT clients |
+| `manage FILTER` | see and cancel scheduled messages of these topics, delete what MQTT retains of them |
 | `manage subscription:NAME` | make (with `consume` on its topics), change, pause, purge, redrive, delete it; secret |
 | `manage key:KEY` | write and delete these keys |
-| `manage $sys/connections` | close connections |
+| `manage $sys/connections` | close connections, end MQTT sessions |
 | `admin` | all of the above, and principals: tokens, grants, passwords |
 
 No verb implies another but `admin`. Nobody publishes to the broker's own topics but to `$reply/…`, whatever the grant.

@@ -53,11 +53,11 @@ class Api:
         """The JSON answer. Raises RefusedError, UnreachableError."""
         return self.request("GET", path, query=query)
 
-    def pages(self, path: str, member: str) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, member: str, **query: object) -> Iterator[dict[str, Any]]:
         """All of a list that the daemon gives out in pages. Raises RefusedError, UnreachableError."""
         after = None
         while True:
-            page = self.get(path, after=after)
+            page = self.get(path, after=after, **query)
             yield from page[member]
             after = page["next"]
             if after is None:
@@ -73,9 +73,9 @@ class Api:
         """Send a JSON value. Raises RefusedError, UnreachableError."""
         return self.request("PUT", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: object) -> Any:
         """Raises RefusedError, UnreachableError."""
-        return self.request("DELETE", path)
+        return self.request("DELETE", path, query=query)
 
     def request(
         self,

@@ -14,6 +14,7 @@ from broker.cli import (
     bench,
     connections,
     grant,
+    mqtt,
     publish,
     queue,
     schedule,
@@ -44,6 +45,7 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(topic.app, name="topic")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(connections.app, name="connections")
+app.add_typer(mqtt.app, name="mqtt")
 app.add_typer(token.app, name="token")
 app.add_typer(grant.app, name="grant")
 app.add_typer(user.app, name="user")

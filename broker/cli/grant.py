@@ -49,5 +49,5 @@ def rm(
     grant = f"{verb} {resource}".strip()
     with Api(url) as api:
         confirm(f"Take {grant!r} back from {name}?", yes)
-        api.request("DELETE", name_path("principals", name, "grants"), query={"grant": grant})
+        api.delete(name_path("principals", name, "grants"), grant=grant)
     remark(f"{name} may no longer {grant}")

@@ -43,6 +43,7 @@ class Code(Enum):
     CONDITION_FAILED = "condition_failed"
     LEASE_LOST = "lease_lost"
     QUEUE_FULL = "queue_full"
+    QUOTA_EXCEEDED = "quota_exceeded"
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
     DISK_LOW = "disk_low"
@@ -77,6 +78,7 @@ KINDS: dict[Code, Kind] = {
     Code.CONDITION_FAILED: Kind("A condition of the unit did not hold; nothing of it was done.", 412, 0x83),
     Code.LEASE_LOST: Kind("The lease has ended and the message was leased anew or settled.", 409, 0x83),
     Code.QUEUE_FULL: Kind("A queue of this topic is at its cap; wait, or raise max_messages or max_bytes.", 429, 0x97),
+    Code.QUOTA_EXCEEDED: Kind("As much is kept for you as may be; end or delete some, or raise the limit.", 429, 0x97),
     Code.RATE_LIMITED: Kind("Too fast; wait and send again.", 429, 0x96),
     Code.OVERLOADED: Kind("The broker has as much in hand as it may; wait and send again.", 503, 0x97),
     Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 503, 0x97),

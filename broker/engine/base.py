@@ -325,7 +325,8 @@ class Engine(Protocol):
 
     async def trim(self, name: str, max_bytes: int) -> int:
         """Of a queue with `max_bytes`: settle the oldest that wait until at most so many bytes are not settled, or
-        enough was done in one go, and count them as dropped; returns how many. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
+        enough was done in one go, and count them as dropped; returns how many. Raises UNKNOWN_SUBSCRIPTION,
+        WRONG_KIND."""
 
     async def purge(self, name: str) -> int:
         """Settle everything outstanding that is not leased; returns how many."""

@@ -9,7 +9,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from time import monotonic, sleep
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.cli.api import Api, name_path
 from broker.cli.app import main
@@ -94,6 +98,52 @@ def test_connections_are_listed_and_one_is_closed(run: Run, api: Api) -> None:
     assert ours["id"] not in [row["id"] for row in lines(run("connections", "ls", "-o", "ndjson")[1])]
     code, _, err = run("connections", "kick", ours["id"])
     assert (code, "no connection" in err) == (1, True)
+
+
+@pytest.fixture
+def device(daemon: Daemon) -> None:
+    """An MQTT client that left: its session is kept, two messages wait for it, and something is retained."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, "oven/7", protocol=paho.MQTTv5)
+    host, _, port = daemon.mqtt.rpartition(":")
+    connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    connect.SessionExpiryInterval = 60
+    client.connect(host, int(port), properties=connect)
+    client.loop_start()
+    client.subscribe("plant/#", 1)
+    client.subscribe("$share/g/jobs", 1)
+    for topic in ("plant/a", "plant b/"):
+        client.publish(topic, "hot", 1, retain=True).wait_for_publish(5)
+    client.disconnect()
+    client.loop_stop()
+
+
+@pytest.mark.usefixtures("device")
+def test_mqtt_clients_are_listed_shown_and_forgotten(run: Run) -> None:
+    def rows(*options: str) -> list[Any]:
+        return lines(run("mqtt", "clients", *options, "-o", "ndjson")[1])
+
+    (row,) = rows("--prefix", "oven", "--state", "away", "--principal", "local", "-n", "1")
+    assert (row["client"], row["filters"]) == ("oven/7", 2)
+    assert not rows("--slow")
+    assert "oven/7" in run("mqtt", "clients")[1]
+    assert "$share/g/jobs (0 waiting)" in run("mqtt", "client", "oven/7")[1]
+    code, _, err = run("mqtt", "kick", "oven/7")
+    assert (code, "--forget" in err) == (1, True)
+    code, _, err = run("mqtt", "kick", "oven/7", "--forget")
+    assert (code, "messages wait" in err) == (2, True)
+    assert run("mqtt", "kick", "oven/7", "--forget", "--yes")[0] == 0
+    assert not rows("--prefix", "oven")
+    assert run("mqtt", "client", "oven/7")[0] == 1
+
+
+@pytest.mark.usefixtures("device")
+def test_retained_messages_are_listed_and_deleted(run: Run) -> None:
+    assert [row["topic"] for row in lines(run("mqtt", "retained", "ls", "-o", "ndjson")[1])] == ["plant b/", "plant/a"]
+    assert "plant/a" in run("mqtt", "retained", "ls", "plant/+")[1]
+    assert run("mqtt", "retained", "rm", "plant b/")[0] == 2
+    assert "1 deleted" in run("mqtt", "retained", "rm", "plant b/", "--yes")[2]
+    assert "1 deleted" in run("mqtt", "retained", "rm", "plant/#", "--yes")[2]
+    assert "Nothing is retained" in run("mqtt", "retained", "ls")[2]
 
 
 def test_long_lists_are_read_to_their_end(api: Api) -> None:

@@ -30,6 +30,7 @@ class Tag(StrEnum):
     SCHEDULE = "Schedule"
     KEYS = "Keys and values"
     CONNECTIONS = "Connections"
+    MQTT = "MQTT clients"
     ACCESS = "Who may do what"
     BROKER = "The broker"
 
@@ -70,6 +71,24 @@ class Whole(Parameter):
         if text is None:
             return int(self.schema["default"])
         return parameters.whole(text, self.name, self.schema["minimum"], self.schema["maximum"])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Parameter):
+    """One of some words, or nothing."""
+
+    @classmethod
+    def of(cls, name: str, about: str, *words: str) -> "Choice":
+        """The usual way to make one."""
+        return cls(name, about, {"type": "string", "enum": list(words)})
+
+    def read(self, query: Mapping[str, str]) -> str | None:
+        """Raises BAD_OPTION."""
+        text = query.get(self.name)
+        if text is not None and text not in self.schema["enum"]:
+            words = " or ".join(self.schema["enum"])
+            raise BrokerError(Code.BAD_OPTION, f"{self.name} must be {words}, not {text[:100]!r}")
+        return text
 
 
 @dataclass(frozen=True, slots=True)

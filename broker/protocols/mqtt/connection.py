@@ -50,6 +50,9 @@ class Connection(DoorConnection):
         self.decoder = Decoder(server.packet_limits)
         self.quota = Quota(UNTOLD)
         self.aliases = AliasesIn(0)
+        self.keep_alive = 0
+        """Seconds; 0: it may be silent for ever."""
+        self.slow = False
         self.closed = False
         self.begun = False  # CONNACK was sent
         self.incoming = Incoming(self)
@@ -91,9 +94,11 @@ class Connection(DoorConnection):
         """The socket's buffer is full."""
         if self.begun and self.session.sender is not None:
             self.session.sender.full = True
+            self.server.slow.full(self)
 
     def resume_writing(self) -> None:
         """It has drained."""
+        self.server.slow.drained(self)
         if self.begun and self.session.sender is not None:
             self.session.sender.resume()
             for tie in self.session.ties():
@@ -186,8 +191,9 @@ class Connection(DoorConnection):
             self.quota = Quota(options.receive_maximum)
             self.aliases = AliasesIn(options.topic_alias_maximum)
         self.server.connecting.end(self)
-        if keep_alive := keep_alive_of(packet, options):
-            self._silence = self.server.silence(keep_alive * GRACE)
+        self.keep_alive = keep_alive_of(packet, options)
+        if self.keep_alive:
+            self._silence = self.server.silence(self.keep_alive * GRACE)
             self._silence.begin(self)
         self.write(told)
         session.send_again()
@@ -228,9 +234,12 @@ class Connection(DoorConnection):
             return
         self.closed = True
         self.server.connecting.end(self)
+        self.server.slow.drained(self)
         if self._silence is not None:
             self._silence.end(self)
         self.incoming.forget()
         if self.begun:
             self.gate.lost()
+            if self.error is not None:
+                self.session.note(self.error, self.server.hub.wall())
             self.server.sessions.lost(self.session, self, willing=willing)

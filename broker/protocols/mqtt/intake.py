@@ -110,7 +110,7 @@ class Intake:
         meta = packed(qos, retain, properties, int(self._hub.wall() * 1000), sender)
         draft = (topic, meta, payload)
         if retain:
-            self._connection.server.retained.check(*draft)
+            self._connection.server.retained.check(*draft, self._principal.name)
         return draft
 
     def _retain(self, draft: Draft, qos: int) -> None:
@@ -123,7 +123,8 @@ class Intake:
             index = -1
         topic, meta, body = draft
         self._retained.append((index, len(self._sets), draft))
-        self._sets.append(retained_set((0, topic, int(self._hub.wall() * 1000), meta, body)))
+        row: Row = (0, topic, int(self._hub.wall() * 1000), meta, body)
+        self._sets.append(retained_set(row, self._principal.name))
 
     def release(self, ack: Ack) -> None:
         """PUBREL. Raises MqttError for an identifier whose PUBREC was not sent. [MQTT-4.3.3-11]"""
@@ -150,6 +151,7 @@ class Intake:
         that are nobody's to publish to is dropped, as 4.7.2 advises; else it is let go, so that it does not believe
         that a message is safe which is not."""
         self._counts["refused"] += 1
+        self._session.note(error, self._hub.wall())
         if not qos:
             return
         if self._version == V5:
@@ -215,8 +217,9 @@ class Intake:
 
         try:
             weight = self._hub.relay(self._principal, passing, self._session, done)
-        except BrokerError:
+        except BrokerError as error:
             self._counts["refused"] += len(passing)
+            self._session.note(error, self._hub.wall())
         self._waits(weight)
 
     def _waits(self, weight: int) -> None:
@@ -234,7 +237,7 @@ class Intake:
             for index, at, (topic, meta, body) in retained:
                 offset = receipt.place(index) if index >= 0 else None
                 row: Row = (offset or 0, topic, receipt.at, meta, body)
-                self._connection.server.retained.put(row, receipt.revisions[at])
+                self._connection.server.retained.put(row, receipt.revisions[at], self._principal.name)
             self._answer(answers)
 
         return done
@@ -259,6 +262,7 @@ class Intake:
     def _failed(self, answers: Answers, error: BrokerError) -> None:
         """Nothing of the unit was done."""
         self._counts["refused"] += len(answers)
+        self._session.note(error, self._hub.wall())
         told = self._version == V5 and not error.kind.closes
         pieces: list[bytes] = []
         for entry in answers:

@@ -7,7 +7,7 @@ messages. A pure floor.
 | `mqtt/in/CLIENT/ID` | an inbound QoS 2 identifier whose message is stored, until PUBREL |
 | `mqtt/out/CLIENT/ID` | an outbound one, until PUBCOMP: its message's offset, nothing once the receiver has it |
 | `mqtt/will/CLIENT` | what to publish when the client is lost, by whose right |
-| `mqtt/retained/TOPIC` | the retained message |
+| `mqtt/retained/TOPIC` | the retained message, and whose it is |
 
 CLIENT is percent-encoded, so that no identifier reaches into another's keys.
 """
@@ -75,16 +75,16 @@ def packed_offset(offset: int) -> bytes:
     return str(offset).encode()
 
 
-def retained_set(row: Row) -> Set:
-    """A retained message: its row, but for the topic, which the key says."""
+def retained_set(row: Row, owner: str) -> Set:
+    """A retained message: its row, but for the topic, which the key says, and who published it."""
     offset, topic, at, meta, body = row
-    return Set(RETAINED + topic, msgpack.packb((offset, at, meta, body)) if body else None)
+    return Set(RETAINED + topic, msgpack.packb((offset, at, meta, body, owner)) if body else None)
 
 
-def retained_row(key: str, value: bytes) -> Row:
+def retained_row(key: str, value: bytes) -> tuple[Row, str]:
     """The inverse."""
-    offset, at, meta, body = msgpack.unpackb(value)
-    return (offset, key.removeprefix(RETAINED), at, meta, body)
+    offset, at, meta, body, owner = msgpack.unpackb(value)
+    return (offset, key.removeprefix(RETAINED), at, meta, body), owner
 
 
 def packed(value: Any) -> bytes:

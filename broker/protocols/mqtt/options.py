@@ -1,7 +1,7 @@
 """`[mqtt]` of the configuration. Floor 4."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,7 +18,8 @@ class MqttOptions(BaseModel):
     `receive_maximum`: what a client of MQTT 5 may have unanswered; `inflight`: what we send a client without an answer,
     if it takes so many, `queue_inflight` the same of one queue by its name. `websocket`: MQTT is spoken at `/mqtt` of
     the HTTP door, too. `queued_…`: what waits for one session that is away; then the oldest goes. `refused_filters`:
-    what nobody may subscribe to, as it is written, such as `#`.
+    what nobody may subscribe to, as it is written, such as `#`. `…_per_principal`: of all that one principal has
+    together. `slow_after`: a client is slow whose socket was full for so long.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,10 +39,15 @@ class MqttOptions(BaseModel):
     max_filters: int = Field(1_000, ge=1, le=100_000)
     refused_filters: frozenset[str] = frozenset()
     max_sessions: int = Field(100_000, ge=1)
+    sessions_per_principal: int = Field(75_000, ge=1)
     queued_messages: int = Field(100_000, ge=1)
     queued_bytes: Size = Field(1 << 28, ge=1)
     retained_messages: int = Field(100_000, ge=0)
     retained_bytes: Size = Field(1 << 26, ge=0)
+    retained_messages_per_principal: int = Field(75_000, ge=0)
+    retained_bytes_per_principal: Size = Field(3 << 24, ge=0)
+    slow_after: Annotated[Duration, Field(ge=100, le=3_600_000)] = 30_000
+    slow_clients: Literal["park", "disconnect"] = "park"
     tls: TlsOptions = TlsOptions()
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ costs one look-up and a wildcard what it matches. A pure floor.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from broker.core.errors import BrokerError, Code
 from broker.core.message import EXPIRES, Row, unpack_meta
@@ -21,51 +23,82 @@ class _Level:
         self.row: Row | None = None
 
 
-class Retained:
-    """At most `messages` of `size` bytes together."""
+@dataclass(slots=True)
+class Used:
+    """What somebody, or everybody, has."""
 
-    def __init__(self, messages: int, size: int) -> None:
-        self._most = messages
-        self._room = size
-        self._rows: dict[str, Row] = {}
-        self._revisions: dict[str, int] = {}
+    messages: int = 0
+    size: int = 0
+
+
+class Kept(NamedTuple):
+    """A retained message, the revision of its key, and whose it is: the principal's that published it."""
+
+    row: Row
+    revision: int
+    owner: str
+
+
+class Retained:
+    """At most `messages` of `size` bytes together, and of one owner at most `own_messages` of `own_size` bytes."""
+
+    def __init__(self, messages: int, size: int, own_messages: int | None = None, own_size: int | None = None) -> None:
+        self._most = (messages, size)
+        self._own_most = (messages if own_messages is None else own_messages, size if own_size is None else own_size)
+        self._kept: dict[str, Kept] = {}
+        self._used = Used()
+        self._used_by: dict[str, Used] = {}
         self._root = _Level()
-        self.size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that all of them take."""
+        return self._used.size
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._kept)
 
-    def check(self, topic: str, meta: bytes | None, body: bytes) -> None:
-        """Is there room for it? Raises RATE_LIMITED."""
-        before = self._rows.get(topic)
+    def get(self, topic: str) -> Kept:
+        """The one of this topic. Raises KeyError."""
+        return self._kept[topic]
+
+    def check(self, topic: str, meta: bytes | None, body: bytes, owner: str = "") -> None:
+        """Is there room for it? What waits for the disk is not counted yet. Raises QUOTA_EXCEEDED."""
         if not body:
             return
-        if before is None and len(self._rows) >= self._most:
-            raise BrokerError(Code.RATE_LIMITED, f"{self._most} messages are retained; raise mqtt.retained_messages")
-        size = self.size + _weight((0, topic, 0, meta, body)) - (0 if before is None else _weight(before))
-        if size > self._room:
-            raise BrokerError(
-                Code.RATE_LIMITED, f"retained messages would take {size} bytes; raise mqtt.retained_bytes"
-            )
+        weight = _weight((0, topic, 0, meta, body))
+        before = self._kept.get(topic)
+        _check(weight, before, self._used, self._most, "", "")
+        own = before if before is not None and before.owner == owner else None
+        _check(weight, own, self._used_by.get(owner) or Used(), self._own_most, f" of {owner}", "_per_principal")
 
-    def put(self, row: Row, revision: int = 0) -> None:
+    def put(self, row: Row, revision: int = 0, owner: str = "") -> None:
         """It is on disk, as this revision of its key; one without a body deletes. [MQTT-3.3.1-5, 3.3.1-6, 3.3.1-7]"""
         topic = row[1]
-        before = self._rows.pop(topic, None)
+        before = self._kept.pop(topic, None)
         if before is not None:
-            self.size -= _weight(before)
-            del self._revisions[topic]
+            self._count(before, -1)
         if not row[4]:
             if before is not None:
                 self._prune(topic)
             return
-        self._rows[topic] = row
-        self._revisions[topic] = revision
-        self.size += _weight(row)
+        kept = self._kept[topic] = Kept(row, revision, owner)
+        self._count(kept, 1)
         level = self._root
         for name in topic.split("/"):
             level = level.below.setdefault(name, _Level())
         level.row = row
+
+    def _count(self, kept: Kept, times: int) -> None:
+        own = self._used_by.get(kept.owner)
+        if own is None:
+            own = self._used_by[kept.owner] = Used()
+        weight = times * _weight(kept.row)
+        for used in (self._used, own):
+            used.messages += times
+            used.size += weight
+        if not own.messages:
+            del self._used_by[kept.owner]
 
     def _prune(self, topic: str) -> None:
         path: list[tuple[_Level, str]] = []
@@ -82,20 +115,34 @@ class Retained:
 
     def matching(self, text: str, now: int) -> list[Row]:
         """Those that a filter matches and that have not expired (`now` in unix ms)."""
-        if "+" not in text and "#" not in text:
-            row = self._rows.get(text)
-            found = [] if row is None else [row]
-        else:
-            found = list(_walk(self._root, text.split("/")))
-        return [row for row in found if not _expired(row, now)]
+        return [row for row in self.found(text) if not _expired(row, now)]
+
+    def found(self, text: str) -> Iterator[Row]:
+        """The same one by one, the expired ones too. Not over a change."""
+        if "+" in text or "#" in text:
+            yield from _walk(self._root, text.split("/"))
+        elif text in self._kept:
+            yield self._kept[text].row
 
     def expired(self, now: int) -> list[tuple[str, int]]:
         """(topic, revision) of those that have."""
-        return [(topic, self._revisions[topic]) for topic, row in self._rows.items() if _expired(row, now)]
+        return [(topic, kept.revision) for topic, kept in self._kept.items() if _expired(kept.row, now)]
 
     def topics(self) -> list[str]:
         """All, sorted."""
-        return sorted(self._rows)
+        return sorted(self._kept)
+
+
+def _check(weight: int, before: Kept | None, used: Used, most: tuple[int, int], whose: str, which: str) -> None:
+    """Within these bounds, for one of this weight in the place of another? Raises QUOTA_EXCEEDED."""
+    messages, size = most
+    if before is None and used.messages >= messages:
+        detail = f"{messages} messages{whose} are retained; raise mqtt.retained_messages{which}"
+        raise BrokerError(Code.QUOTA_EXCEEDED, detail)
+    wanted = used.size + weight - (0 if before is None else _weight(before.row))
+    if wanted > size:
+        detail = f"retained messages{whose} would take {wanted} bytes; raise mqtt.retained_bytes{which}"
+        raise BrokerError(Code.QUOTA_EXCEEDED, detail)
 
 
 def _walk(root: _Level, wanted: list[str]) -> Iterator[Row]:

@@ -5,28 +5,28 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from broker.auth.doorkeeper import Doorkeeper
 from broker.auth.principal import LOCAL, Principal
 from broker.core.errors import BrokerError, Code
-from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
 from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.door import Door
 from broker.net.tls import Tls
 from broker.observe.metrics import Figures, counter, gauge
+from broker.protocols.mqtt.clients import Clients
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.dialect import Limits
 from broker.protocols.mqtt.codec.error import MqttError
 from broker.protocols.mqtt.connection import Connection
 from broker.protocols.mqtt.encoded import Encoded
 from broker.protocols.mqtt.groups import Groups
-from broker.protocols.mqtt.kept import RETAINED, retained_row
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import Retained
+from broker.protocols.mqtt.retention import Retention
 from broker.protocols.mqtt.sessions import Sessions
+from broker.protocols.mqtt.slow import SlowClients
 from broker.protocols.mqtt.state import State
 from broker.protocols.mqtt.subscribing import Subscribing
 from broker.protocols.mqtt.wills import Wills
@@ -36,7 +36,6 @@ TICK = 1.0
 TELL, SWEEP, PROLONG = 10, 60, 3_600
 """Ticks between two tellings of the broker's state, two sweeps of expired retained messages, two prolongations of
 leases."""
-MAX_SWEPT = 10_000
 HEAD = 128 << 10
 """What a packet may have beside its payload: topic and properties."""
 
@@ -58,9 +57,17 @@ class MqttServer(Door[Connection]):
         super().__init__(hub, admission, tls, doorkeeper)
         self.options = options
         self.packet_limits = Limits(max_packet=hub.limits.max_body + HEAD, max_connect=hub.limits.max_hello_frame)
-        self.retained = Retained(options.retained_messages, options.retained_bytes)
+        self.retained = Retained(
+            options.retained_messages,
+            options.retained_bytes,
+            options.retained_messages_per_principal,
+            options.retained_bytes_per_principal,
+        )
+        self.retention = Retention(hub, self.retained)
         self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
+        self.clients = Clients(hub, self.sessions)
         self.state = State(hub)
+        self.slow = SlowClients(options, self.state)
         self.subscribing = Subscribing(hub, options, self.sessions, (self.retained, self.state.current))
         self.encoded = Encoded()
         self.counts: Counter[str] = Counter()
@@ -73,8 +80,8 @@ class MqttServer(Door[Connection]):
         """Take up what was kept, and accept on these listening sockets."""
         self.loop = asyncio.get_running_loop()
         self.connecting = Deadlines(self.loop, self.options.connect_timeout / 1000, self._too_late)
-        for key, value, revision in await self.hub.engine.items(RETAINED):
-            self.retained.put(retained_row(key, value), revision)
+        self.slow.start(self.loop)
+        await self.retention.load()
         await self.sessions.load()
         self.state.tell(self.status())
         await self.listen(sockets, self.connection)
@@ -108,31 +115,18 @@ class MqttServer(Door[Connection]):
         if self._ticks % TELL == 0:
             self.state.tell(self.status())
         if self._ticks % SWEEP == 0:
-            self.sweep()
+            self.retention.sweep()
             self.sessions.keep_places()
         if self._ticks % PROLONG == 0:
             self.sessions.prolong()
-
-    def sweep(self) -> None:
-        """Delete retained messages that have expired, each by itself and only as it is now: one that takes its place
-        meanwhile stays, whichever of the two is committed first."""
-        try:
-            for topic, revision in self.retained.expired(int(self.hub.wall() * 1000))[:MAX_SWEPT]:
-                unit = Unit(sets=[Set(RETAINED + topic, None, expect=revision)], sender=self)
-                unit.done = partial(self._swept, topic)
-                self.hub.commit(unit)
-        except BrokerError as error:
-            logger.info("expired retained messages are deleted later", extra={"error": error.text})
-
-    def _swept(self, topic: str, receipt: Receipt) -> None:
-        if receipt.error is None:
-            self.retained.put((0, topic, 0, None, b""))
 
     def status(self) -> dict[str, int]:
         """What `/v1/status` says of this door."""
         return {
             "connections": len(self.connections),
             "sessions": len(self.sessions),
+            "away": self.sessions.away_count,
+            "slow": len(self.slow),
             "shared_subscriptions": len(self.sessions.groups),
             "retained": len(self.retained),
             "retained_bytes": self.retained.size,
@@ -144,6 +138,8 @@ class MqttServer(Door[Connection]):
         status = self.status()
         texts = {
             "sessions": "MQTT sessions, connected or kept",
+            "away": "MQTT sessions that are kept while nobody is connected",
+            "slow": "MQTT clients that do not read",
             "shared_subscriptions": "Groups of shared subscriptions",
             "retained": "Retained messages",
             "retained_bytes": "Bytes that retained messages take",
@@ -153,6 +149,7 @@ class MqttServer(Door[Connection]):
         return [
             *gauges,
             counter("mqtt_refused", "Messages of MQTT clients that were not taken", (), {(): self.counts["refused"]}),
+            counter("mqtt_became_slow", "How often an MQTT client did not read", (), {(): self.slow.times}),
             counter("mqtt_oversized", "Messages that were too large for a client", (), {(): self.encoded.oversized}),
         ]
 
@@ -170,6 +167,7 @@ class MqttServer(Door[Connection]):
             self._timer.cancel()
         await self.sessions.stop()
         self.connecting.close()
+        self.slow.close()
         for deadlines in self._silences.values():
             deadlines.close()
         await self.abort()

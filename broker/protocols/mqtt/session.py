@@ -5,7 +5,7 @@ of QoS 1 and 2, named `mqtt/CLIENT`; what it wants with QoS 0 it reads live, whi
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.auth.grant import Resource, Verb
 from broker.auth.hold import Hold
@@ -34,8 +34,18 @@ if TYPE_CHECKING:
 LEASE = 86_400_000
 """Milliseconds; prolonged as long as somebody is connected, so that it never runs out."""
 FOREVER = RetryPolicy(max_attempts=1 << 52)
+MAX_TROUBLE = 300
+"""Characters that are kept of an error."""
 SHARED_WINDOW = 1_000
 """Messages of a group that one member may hold, so that there is something left for the others."""
+
+
+class Trouble(NamedTuple):
+    """What went wrong last with a client, and when (unix ms)."""
+
+    code: str
+    detail: str
+    at: int
 
 
 class Session:
@@ -48,6 +58,7 @@ class Session:
         self.durable = durable
         self.expiry = expiry
         self.away: float | None = None
+        self.trouble: Trouble | None = None
         self.filters = Filters()
         self.shares: dict[str, Tie] = {}
         self.readers: dict[str, NamedTie] = {}
@@ -119,6 +130,11 @@ class Session:
                 for packet_id, offset in sorted(sent)
             ]
         )
+
+    def note(self, error: BrokerError, wall: float) -> None:
+        """Something was refused to it, or ended its connection; of that operators hear."""
+        if error.code is not Code.SHUTTING_DOWN:
+            self.trouble = Trouble(error.code.value, error.text[:MAX_TROUBLE], int(wall * 1000))
 
     # Rights
 

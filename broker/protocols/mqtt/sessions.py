@@ -5,8 +5,8 @@ What changes one takes its lock, so that two connections of one client are serve
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, ItemsView, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ class Sessions:
         self._principal_of = principal_of
         self._sessions: dict[str, Session] = {}
         self._away: dict[str, Session] = {}  # kept, and nobody is connected
+        self._by_principal: Counter[str] = Counter()
         self._turns = Turns()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
@@ -56,9 +57,27 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @property
-    def _full(self) -> bool:
-        return len(self._sessions) >= self._options.max_sessions
+    def _check_room(self, principal: Principal) -> None:
+        """For one more. Raises OVERLOADED, QUOTA_EXCEEDED."""
+        most, each = self._options.max_sessions, self._options.sessions_per_principal
+        if len(self._sessions) >= most:
+            raise BrokerError(Code.OVERLOADED, f"there are {most} sessions; raise mqtt.max_sessions")
+        if self._by_principal[principal.name] >= each:
+            raise BrokerError(
+                Code.QUOTA_EXCEEDED, f"{principal.name} has {each} sessions; raise mqtt.sessions_per_principal"
+            )
+
+    def _add(self, session: Session) -> None:
+        self._sessions[session.client_id] = session
+        self._by_principal[session.principal.name] += 1
+
+    def _remove(self, session: Session) -> None:
+        self._away.pop(session.client_id, None)
+        if self._sessions.pop(session.client_id, None) is not None:
+            name = session.principal.name
+            self._by_principal[name] -= 1
+            if not self._by_principal[name]:
+                del self._by_principal[name]
 
     def find(self, client_id: str) -> Session | None:
         """The session of a client, if it has one."""
@@ -67,6 +86,20 @@ class Sessions:
     def all(self) -> list[Session]:
         """All of now."""
         return list(self._sessions.values())
+
+    def items(self) -> ItemsView[str, Session]:
+        """Client identifiers and their sessions. Not over a change."""
+        return self._sessions.items()
+
+    @property
+    def away(self) -> Sequence[Session]:
+        """Those that are kept while nobody is connected."""
+        return list(self._away.values())
+
+    @property
+    def away_count(self) -> int:
+        """How many those are."""
+        return len(self._away)
 
     # At start
 
@@ -99,7 +132,8 @@ class Sessions:
                 session.filters.put(subscribed)
             else:
                 self.groups.remember(session, subscribed)
-        self._sessions[record.client_id] = self._away[record.client_id] = session
+        self._add(session)
+        self._away[record.client_id] = session
 
     async def _identifiers(
         self, by_name: dict[str, Session]
@@ -141,9 +175,11 @@ class Sessions:
     def open_now(self, client_id: str, principal: Principal, packet: Connect, expiry: int) -> Session | None:
         """The quick way, for a new session that ends with its connection; None: it takes `open`."""
         plain = not expiry and packet.will is None and client_id not in self._sessions
-        if not plain or client_id in self._turns or client_id in self.wills or self._full:
+        if not plain or client_id in self._turns or client_id in self.wills:
             return None
-        session = self._sessions[client_id] = Session(client_id, principal, durable=False, expiry=0)
+        self._check_room(principal)
+        session = Session(client_id, principal, durable=False, expiry=0)
+        self._add(session)
         return session
 
     async def open(self, connection: "Connection", client_id: str, packet: Connect, expiry: int) -> None:
@@ -159,8 +195,8 @@ class Sessions:
             if before is not None and (packet.clean_start or not before.durable):
                 await self._end(before)
                 before = None
-            if before is None and self._full:
-                raise BrokerError(Code.OVERLOADED, f"{len(self._sessions)} sessions; raise mqtt.max_sessions")
+            if before is None:
+                self._check_room(principal)
             session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
             session.principal, session.expiry, session.away = principal, expiry, None
             try:
@@ -170,7 +206,8 @@ class Sessions:
                     session.away = self._hub.wall()
                 raise
             self._away.pop(client_id, None)
-            self._sessions[client_id] = session
+            if before is None:
+                self._add(session)
             if connection.closed:  # it went meanwhile
                 self._leave(session, willing=False)
             else:
@@ -238,7 +275,7 @@ class Sessions:
             self._away[session.client_id] = session
             self._commit([session.record()], session)
         elif not session.durable and not session.shares and session.client_id not in self._turns:
-            del self._sessions[session.client_id]
+            self._remove(session)
         else:
             self._spawn(session)
 
@@ -261,8 +298,7 @@ class Sessions:
 
     async def _end(self, session: Session) -> None:
         """It is over: nothing of it is left. [MQTT-3.1.2-23]"""
-        self._sessions.pop(session.client_id, None)
-        self._away.pop(session.client_id, None)
+        self._remove(session)
         session.release_all()
         self.wills.ended(session.client_id)
         for text in list(session.shares):
@@ -271,6 +307,17 @@ class Sessions:
             await self._hub.committed(Unit(sets=session.forgotten(), sender=session))
             with suppress(BrokerError):
                 await self._hub.engine.delete_subscription(session.queue)
+
+    async def forget(self, client_id: str, error: BrokerError) -> bool:
+        """End a client's session, and its connection with this error; False when there is none."""
+        async with self.turn(client_id):
+            session = self._sessions.get(client_id)
+            if session is None:
+                return False
+            if session.connection is not None:
+                session.connection.fail(error)
+            await self._end(session)
+            return True
 
     def tick(self) -> None:
         """End sessions and publish wills whose time has come."""

@@ -24,6 +24,10 @@ class State:
         self._began = hub.wall()
         self.current = Retained(MAX_STATES, 1 << 20)
 
+    def note(self, name: str, text: str) -> None:
+        """Something has just happened: told to who listens now."""
+        self._hub.engine.pass_by([(ROOT + name, QOS_0, text.encode())])
+
     def tell(self, status: Mapping[str, int]) -> None:
         """What is so now, from the door's status and the engine's."""
         stats, now = self._hub.engine.stats(), self._hub.wall()
@@ -31,6 +35,7 @@ class State:
             "version": f"postroom {__version__}",
             "uptime": f"{int(now - self._began)} seconds",
             "clients/connected": status["connections"],
+            "clients/disconnected": status["away"],
             "clients/total": status["sessions"],
             "retained messages/count": status["retained"],
             "shared subscriptions/count": status["shared_subscriptions"],

@@ -41,7 +41,7 @@ COMMITTED = ("$share/", queues.PREFIX)
 
 @dataclass(slots=True)
 class Granted:
-    """What is said of one filter. Without `subscribed` it is refused, for this reason and `why` in words. `fresh`: it
+    """What is said of one filter. Without `subscribed` it is refused, for this reason and by this error. `fresh`: it
     is new to the session. `reader` brings its messages where it is no filter of topics."""
 
     request: Request
@@ -49,11 +49,11 @@ class Granted:
     subscribed: Subscribed | None = None
     fresh: bool = False
     reader: NamedTie | None = None
-    why: str = ""
+    error: BrokerError | None = None
 
     def refuse(self, error: BrokerError) -> None:
         """It cannot be granted after all."""
-        self.reason, self.why, self.subscribed, self.reader = _reason(error), error.text, None, None
+        self.reason, self.error, self.subscribed, self.reader = _reason(error), error, None, None
 
 
 class Subscribing:
@@ -171,9 +171,9 @@ class Subscribing:
         return found
 
     def _check_room(self, session: Session, more: int) -> None:
-        """May it have another filter, after so many in the packet? Raises RATE_LIMITED."""
+        """May it have another filter, after so many in the packet? Raises QUOTA_EXCEEDED."""
         if session.count + more >= self._options.max_filters:
-            raise BrokerError(Code.RATE_LIMITED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
+            raise BrokerError(Code.QUOTA_EXCEEDED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
 
     def _allow(self, session: Session, granted: Granted, asked: Properties) -> None:
         """Say what is granted: of a group at most QoS 1, because what one member does not answer goes to another; of
@@ -204,6 +204,9 @@ class Subscribing:
 
     def _answer(self, connection: "Connection", packet: Subscribe, granted: list[Granted]) -> None:
         """SUBACK, then what is retained. [MQTT-3.8.4-1, 3.8.4-5, 3.8.4-6]"""
+        for one in granted:
+            if one.error is not None:
+                connection.session.note(one.error, self._hub.wall())
         connection.send(Suback(packet.packet_id, tuple(one.reason for one in granted), _said(granted)))
         asked = [found for one in granted if (found := self._retained_for(one)) is not None]
         if asked and connection.session.sender is not None:
@@ -271,8 +274,8 @@ def _said(granted: list[Granted]) -> Properties:
     for one in granted:
         if isinstance(one.reader, StreamTie):
             places += one.reader.told()
-        if one.why:
-            whys.append(f"{one.request.filter}: {one.why}")
+        if one.error is not None:
+            whys.append(f"{one.request.filter}: {one.error.text}")
     if places:
         said["user"] = places
     if whys:

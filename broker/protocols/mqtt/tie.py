@@ -45,6 +45,7 @@ class Tie:
         self._elsewhere = elsewhere
         self._sender: Sender | None = None
         self._messages = self._bytes = 0  # to be granted again
+        self._skipped = 0  # before this attachment
         self._rising = False
 
     @property
@@ -67,11 +68,17 @@ class Tie:
     def detach(self, begun: Sequence[int] = ()) -> None:
         """Nobody is: what was leased is ready again. `begun`: what a client that was lost was working on, which counts
         against these messages."""
+        self._skipped = self.skipped
         attachment, self.attachment, self._sender = self.attachment, None, None
         if attachment is not None:
             if begun:
                 attachment.started(begun)
             attachment.detach(lost=bool(begun))
+
+    @property
+    def skipped(self) -> int:
+        """Messages that are in no log and passed it by because its socket was full."""
+        return self._skipped + (0 if self.attachment is None else self.attachment.skipped)
 
     def wanted(self, row: Row) -> Wanted | None:
         """How a message is to be delivered; None when it is not, or not by this tie."""
@@ -87,6 +94,7 @@ class Tie:
 
     def detached(self, error: BrokerError) -> None:
         """See Consumer."""
+        self._skipped = self.skipped
         self.attachment = self._sender = None
         self.ended(error)
 

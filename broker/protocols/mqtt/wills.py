@@ -11,6 +11,7 @@ import msgpack
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError
+from broker.core.message import Row
 from broker.core.mqtt import packed
 from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
@@ -43,7 +44,7 @@ class Wills:
         self._hub.check_publish(principal, will.topic)
         meta = packed(will.qos, will.retain, will.properties, 0)
         if will.retain:
-            self._retained.check(will.topic, meta, will.payload)
+            self._retained.check(will.topic, meta, will.payload, principal.name)
 
     def put(self, client_id: str, principal: Principal, will: Will | None) -> list[Set]:
         """The will of a client that connects, and what is to be committed for it; one that was due is not published
@@ -109,14 +110,15 @@ class Wills:
         unit.size = len(will.payload) + len(meta or b"")
         unit.principal = principal.name
         if will.retain:
-            unit.sets.append(retained_set((0, will.topic, now, meta, will.payload)))
-            unit.done = lambda receipt: self._retain(receipt, (will.topic, meta, will.payload))
+            unit.sets.append(retained_set((0, will.topic, now, meta, will.payload), principal.name))
+            unit.done = lambda receipt: self._retain(receipt, (will.topic, meta, will.payload), principal.name)
         self._commit(client_id, unit)
 
-    def _retain(self, receipt: Receipt, draft: tuple[str, bytes | None, bytes]) -> None:
+    def _retain(self, receipt: Receipt, draft: tuple[str, bytes | None, bytes], owner: str) -> None:
         if receipt.error is None:
             topic, meta, body = draft
-            self._retained.put((receipt.place(0) or 0, topic, receipt.at, meta, body), receipt.revisions[-1])
+            row: Row = (receipt.place(0) or 0, topic, receipt.at, meta, body)
+            self._retained.put(row, receipt.revisions[-1], owner)
 
     def _commit(self, client_id: str, unit: Unit) -> None:
         try:

@@ -200,6 +200,11 @@ class Client:
         await asyncio.sleep(0)
 
 
+async def dial(port: int, version: int = V5) -> Client:
+    """A socket, and nothing said yet."""
+    return Client(*await asyncio.open_connection("127.0.0.1", port), version)
+
+
 class Door:
     """One door; `crash` is kill -9 and a new start on what was on disk."""
 
@@ -244,7 +249,7 @@ class Door:
 
     async def dial(self, version: int = V5) -> Client:
         """A socket, and nothing said yet."""
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port), version)
+        client = await dial(self.port, version)
         self.clients.append(client)
         return client
 

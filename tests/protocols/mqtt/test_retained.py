@@ -118,7 +118,7 @@ async def test_it_expires(door: Door) -> None:
     await door.advance(4)
     await reader.subscribe("a")
     await reader.nothing()
-    door.server.sweep()
+    door.server.retention.sweep()
     await door.world.quiet()
     assert not await door.hub.engine.keys("mqtt/retained/")
     assert len(door.server.retained) == 0
@@ -131,10 +131,10 @@ async def test_what_takes_the_place_of_an_expired_one_is_not_swept(door: Door, f
     await writer.publish("b", "short", retain=True, properties={"message_expiry": 5})
     door.world.clock.move(6)
     if first == "sweep":
-        door.server.sweep()
+        door.server.retention.sweep()
     door.comes("w", Publish("a", b"new", 1, retain=True, packet_id=1))
     if first == "publish":
-        door.server.sweep()
+        door.server.retention.sweep()
     await door.world.quiet()
     assert await door.hub.engine.keys("mqtt/retained/") == ["mqtt/retained/a"]
     assert door.server.retained.topics() == ["a"]

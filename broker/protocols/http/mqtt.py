@@ -1,0 +1,195 @@
+"""MQTT's clients and retained messages, as operators see them. The door itself is handed in by the daemon. Floor 4."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from broker.auth.grant import CONNECTIONS, Verb, on_topic
+from broker.auth.principal import Principal
+from broker.core.message import Row, unpack_meta
+from broker.core.topic import check_topic
+from broker.hub import Hub
+from broker.protocols.http import parameters
+from broker.protocols.http.access import principal_of
+from broker.protocols.http.models import Deleted, MqttClient, MqttClients, RetainedMessages
+from broker.protocols.http.operation import Answer, Choice, Operation, Parameter, Tag, no_content, pages, path_part
+from broker.protocols.http.paging import page_of_any
+from broker.protocols.http.representation import answer, moment
+from broker.protocols.http.router import Route
+
+MOMENTS = ("connected_since", "away_since", "expires_at")
+SHOWN = 10
+"""Subscriptions of each client in a list; alone it is shown with all."""
+CLIENT = path_part("client", "The client's identifier, percent-encoded.", "oven-7")
+LIMIT, AFTER = pages("clients", 1_000, 100)
+PREFIX = Parameter("prefix", "Only clients whose identifier begins so.")
+PRINCIPAL = Parameter("principal", "Only clients of this principal.")
+STATE = Choice.of("state", "Only clients that are so.", "connected", "away")
+SLOW = Choice.of("slow", "Only clients that do not read, or only the others.", "true", "false")
+FORGET = Choice.of("forget", "End its session too, with all that waits for it.", "true", "false")
+FILTER = Parameter("filter", "A topic filter; `*` and `**` stand for `+` and `#`.", required=True, example="plant/**")
+TOPIC = path_part("topic", "Its topic; slashes may stay as they are.", "plant/oven/state")
+RETAINED_LIMIT, RETAINED_AFTER = pages("messages", 1_000, 100)
+
+LIST = Operation(
+    Tag.MQTT,
+    "List MQTT clients",
+    {200: Answer("By identifier; of each up to ten subscriptions.", MqttClients)},
+    "Every session, connected or kept. `queued` are messages that the client has not answered; `dropped` will never"
+    " reach it: they were over a cap of its queue, or are in no log and came while it did not read.",
+    (PREFIX, PRINCIPAL, STATE, SLOW, LIMIT, AFTER),
+)
+SHOW = Operation(
+    Tag.MQTT, "Show an MQTT client", {200: Answer("With all its subscriptions.", MqttClient)}, "", (CLIENT,)
+)
+KICK = Operation(
+    Tag.MQTT,
+    "Send an MQTT client away",
+    no_content("It was told why (reason 0x98 in MQTT 5) and closed; its will is published."),
+    "A client that wants to may connect again: to keep it out, take its right away. One that is away has no connection:"
+    " 404 without `forget`.",
+    (CLIENT, FORGET),
+)
+RETAINED = Operation(
+    Tag.MQTT,
+    "List retained messages",
+    {200: Answer("By topic, without bodies.", RetainedMessages)},
+    "Needs `consume` on the filter.",
+    (FILTER, RETAINED_LIMIT, RETAINED_AFTER),
+)
+DELETE = Operation(
+    Tag.MQTT,
+    "Delete retained messages",
+    {200: Answer("All of then that the filter matched.", Deleted)},
+    "Needs `manage` on the filter. Nobody is told; the messages stay in the log as long as others do.",
+    (FILTER,),
+)
+DELETE_ONE = Operation(
+    Tag.MQTT, "Delete a retained message", {200: Answer("It, if there was one.", Deleted)}, "The same.", (TOPIC,)
+)
+
+
+class Clients(Protocol):
+    """What the MQTT door says and does; times are unix milliseconds."""
+
+    def names(self, prefix: str, principal: str | None, connected: bool | None, slow: bool | None) -> Iterator[str]:
+        """Identifiers of those that are so, in no order."""
+
+    def show(self, name: str, most: int | None) -> Mapping[str, Any]:
+        """One, with at most so many subscriptions. Raises NOT_FOUND."""
+
+    async def kick(self, name: str) -> None:
+        """Close its connection. Raises NOT_FOUND."""
+
+    async def forget(self, name: str) -> None:
+        """End its session too. Raises NOT_FOUND."""
+
+
+class Retention(Protocol):
+    """What the MQTT door retains."""
+
+    def found(self, text: str) -> Iterable[tuple[Row, str]]:
+        """Messages that a filter matches, and who published them; in no order."""
+
+    async def delete(self, text: str) -> int:
+        """How many went."""
+
+
+class MqttRoutes:
+    """See the module."""
+
+    def __init__(self, hub: Hub, clients: Clients, retention: Retention) -> None:
+        self._hub = hub
+        self._clients = clients
+        self._retention = retention
+
+    def routes(self) -> list[Route]:
+        """What this module serves."""
+        return [
+            Route("GET", "/v1/mqtt/clients", self.list, "mqtt_clients", LIST),
+            Route("GET", "/v1/mqtt/clients/{client}", self.show, "mqtt_client", SHOW),
+            Route("DELETE", "/v1/mqtt/clients/{client}", self.kick, "mqtt_kick", KICK),
+            Route("GET", "/v1/mqtt/retained", self.retained, "mqtt_retained", RETAINED),
+            Route("DELETE", "/v1/mqtt/retained", self.delete, "mqtt_delete_retained", DELETE),
+            Route("DELETE", "/v1/mqtt/retained/{topic}", self.delete_one, "mqtt_delete_one", DELETE_ONE),
+        ]
+
+    async def list(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
+        """Answers a page of clients."""
+        self._hub.authorize(principal_of(request), Verb.CONSUME, CONNECTIONS)
+        query = request.query
+        state, slow = STATE.read(query), SLOW.read(query)
+        names = self._clients.names(
+            query.get("prefix", ""),
+            query.get("principal"),
+            None if state is None else state == "connected",
+            None if slow is None else slow == "true",
+        )
+        part, following = page_of_any(names, str, LIMIT.read(query), query.get("after"))
+        return answer({"clients": [_client(self._clients.show(name, SHOWN)) for name in part], "next": following})
+
+    async def show(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
+        """Answers one."""
+        self._hub.authorize(principal_of(request), Verb.CONSUME, CONNECTIONS)
+        return answer(_client(self._clients.show(client, None)))
+
+    async def kick(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
+        """Answers 204."""
+        principal, forget = principal_of(request), FORGET.read(request.query) == "true"
+        with self._hub.audited(principal, "mqtt.forget" if forget else "mqtt.kick", client[:100]):
+            self._hub.authorize(principal, Verb.MANAGE, CONNECTIONS)
+            await (self._clients.forget if forget else self._clients.kick)(client)
+        return web.Response(status=204)
+
+    async def retained(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
+        """Answers a page of what is retained."""
+        query, text = request.query, _filter(request)
+        self._hub.authorize(principal_of(request), Verb.CONSUME, on_topic(text))
+        part, following = page_of_any(
+            self._retention.found(text), lambda found: found[0][1], RETAINED_LIMIT.read(query), query.get("after")
+        )
+        return answer({"retained": [_retained(row, owner) for row, owner in part], "next": following})
+
+    async def delete(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
+        """Answers how many went."""
+        return await self._delete(principal_of(request), _filter(request))
+
+    async def delete_one(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
+        """The same of one topic, whatever stands in its name."""
+        return await self._delete(principal_of(request), check_topic(topic))
+
+    async def _delete(self, principal: Principal, text: str) -> web.StreamResponse:
+        with self._hub.audited(principal, "mqtt.retained.delete", text) as entry:
+            self._hub.authorize(principal, Verb.MANAGE, on_topic(text))
+            entry["count"] = count = await self._retention.delete(text)
+        return answer({"deleted": count})
+
+
+def _filter(request: web.BaseRequest) -> str:
+    """Raises BAD_FILTER."""
+    (text,) = parameters.filters([request.query.get(FILTER.name, "")])
+    return text
+
+
+def _client(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Times as others can read them."""
+    shown = dict(values)
+    for name in MOMENTS:
+        shown[name] = None if values[name] is None else moment(values[name])
+    if (trouble := values["last_error"]) is not None:
+        shown["last_error"] = trouble | {"at": moment(trouble["at"])}
+    return shown
+
+
+def _retained(row: Row, owner: str) -> dict[str, Any]:
+    offset, topic, at, meta, body = row
+    expires_at = unpack_meta(meta).get("expires_at")
+    return {
+        "topic": topic,
+        "size": len(body),
+        "principal": owner,
+        "offset": offset or None,
+        "published_at": moment(at),
+        "expires_at": None if expires_at is None else moment(expires_at),
+    }
