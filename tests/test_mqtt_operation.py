@@ -82,7 +82,7 @@ async def test_a_client_that_is_connected(world: World) -> None:
         "expiry_seconds": 0,
         "away_since": None,
         "expires_at": None,
-        "subscriptions": [{"filter": "plant/#", "qos": 2}],
+        "subscriptions": [{"filter": "plant/#", "qos": 2}, {"filter": "$share/g/jobs", "qos": 1}],
         "groups": [{"filter": "$share/g/jobs", "queued": 0, "queued_bytes": 0}],
         "filters": 2,
         "queued": 0,
@@ -202,5 +202,5 @@ async def test_what_is_published_while_all_is_deleted_is_the_same_in_memory_and_
         for i in range(50):
             writer.write(Publish(f"a/{i}", str(round_).encode(), retain=True))
         await world("DELETE", "/mqtt/retained", filter="**")
-        await writer.ping()
+    await writer.publish("end")  # behind them all
     assert await world.daemon.engine.keys("mqtt/retained/") == [f"mqtt/retained/{topic}" for topic in retained.topics()]

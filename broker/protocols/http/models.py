@@ -434,8 +434,8 @@ class MqttClient(Shape):
     """A client is a session, connected or away; what only one that is connected has is null for the others.
 
     `kept`: its session outlives the connection, by `expiry_seconds`; `expires_at` of one that is away. `filters`: how
-    many subscriptions and groups there are. `in_flight_…`: messages that are not answered for good, from us and to us.
-    `connection` is its id in the list of connections.
+    many subscriptions there are, `groups` of those that are shared. `in_flight_…`: messages that are not answered for
+    good, from us and to us. `connection` is its id in the list of connections.
     """
 
     client: str

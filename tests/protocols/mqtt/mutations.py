@@ -61,8 +61,8 @@ MUTATIONS = (
         "MQTT-3.1.2-22",
         "test_wills.py::test_silence_publishes_it",
         "connection.py",
-        "self.server.silence(keep_alive * GRACE)",
-        "self.server.silence(keep_alive * 1_000)",
+        "self.server.silence(self.keep_alive * GRACE)",
+        "self.server.silence(self.keep_alive * 1_000)",
     ),
     Mutation(
         "MQTT-3.2.2-22",
