@@ -153,6 +153,7 @@ class Daemon:
         self._links.start_webhooks(config.webhooks)
         await self._declare(config.specs())
         self._links.start_drops(config.drop)
+        await self._links.start_bridges(config.mqtt_bridge)
         await self._open_doors()
         self._start_tasks()
 

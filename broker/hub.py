@@ -43,7 +43,7 @@ from broker.engine.base import (
 from broker.engine.reader import Reader
 
 AUTH_KEYS = "auth/"
-RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/")
+RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/", "mqtt_bridge/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
 MAX_FILTERS = 1_000
 """Topic filters of one reader; each costs a look at every grant. Doors that read in the broker's name bound theirs."""

@@ -80,10 +80,12 @@ def test_the_examples_in_the_shipped_file_are_good_when_uncommented(tmp_path: Pa
     assert config.streams
     assert config.topics
     assert config.drop
+    assert config.mqtt_bridge
 
 
 def _credentials(tmp_path: Path) -> Path:
     (tmp_path / "webhook-secret").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    (tmp_path / "bridge-plant").write_text("sesame\n")
     return tmp_path
 
 
@@ -277,7 +279,7 @@ def test_check_config_tells_a_person(tmp_path: Path) -> None:
     assert said == [f"{path} cannot be used:\n  limits.max_bodi: unknown key; did you mean max_body?"]
     path.write_text('[queues.o]\ntopics = ["o"]')
     assert check_config(path, {}, said.append)
-    assert said[1:] == [f"{path} is good: data in postroom-data, 1 queues, 0 streams, 0 drop folders"]
+    assert said[1:] == [f"{path} is good: data in postroom-data, 1 queues, 0 streams, 0 drop folders, 0 bridges"]
 
 
 def test_check_config_warns_of_secrets_that_others_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from broker.net.address import is_loopback
 
 PREFIX = "POSTROOM_"
 _SINGLE = ("data_dir", "grace")
-_FILE_ONLY = ("queues", "streams", "topics", "drop")
+_FILE_ONLY = ("queues", "streams", "topics", "drop", "mqtt_bridge")
 _EXPOSED = """{host!r}: others could reach it, and there is no [auth] to tell who they are; write
     [auth]
   and the first start makes an admin token, or stay on this machine:
@@ -60,6 +60,7 @@ def load_config(
         *_check_declared(config),
         *_check_topics(config),
         *_check_drops(config),
+        *_check_bridges(config),
     ]
     if problems:
         raise ConfigError(path, problems)
@@ -80,7 +81,8 @@ def check_config(
         return False
     for warning in (*_warnings(path, environ), *tls_warnings(config, served)):
         say(f"warning: {warning}")
-    declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {len(config.drop)} drop folders"
+    links = f"{len(config.drop)} drop folders, {len(config.mqtt_bridge)} bridges"
+    declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {links}"
     say(f"{path or 'the default configuration'} is good: data in {config.data_dir}, {declared}")
     return True
 
@@ -202,6 +204,15 @@ def _check_drops(config: Config) -> list[Problem]:
         elif names.setdefault(drop.feed, i) != i:
             problems.append(Problem(f"drop[{i}].name", f"{drop.feed!r} is drop[{names[drop.feed]}]'s; rename one"))
     return problems
+
+
+def _check_bridges(config: Config) -> list[Problem]:
+    names: dict[str, int] = {}
+    return [
+        Problem(f"mqtt_bridge[{i}].name", f"{bridge.name!r} is mqtt_bridge[{names[bridge.name]}]'s; rename one")
+        for i, bridge in enumerate(config.mqtt_bridge)
+        if names.setdefault(bridge.name, i) != i
+    ]
 
 
 def _warnings(path: Path | None, environ: Mapping[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from broker.auth.options import AuthOptions
 from broker.connectors.file.options import DropOptions
+from broker.connectors.mqtt_bridge.options import BridgeOptions
 from broker.connectors.webhook.options import WebhookOptions
 from broker.core.retention import Policies
 from broker.core.setting import Duration
@@ -55,6 +56,7 @@ class Config(BaseModel):
     log: LogOptions = LogOptions()
     webhooks: WebhookOptions = WebhookOptions()
     drop: tuple[DropOptions, ...] = ()
+    mqtt_bridge: tuple[BridgeOptions, ...] = ()
     queues: dict[str, dict[str, Any]] = {}
     streams: dict[str, dict[str, Any]] = {}
     topics: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,1 @@
+"""Bridges: what goes to and comes from another MQTT broker by itself."""
