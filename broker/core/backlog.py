@@ -51,11 +51,15 @@ class Backlog:
 
     def note(self, rows: Sequence[Row]) -> bool:
         """Look at the headers of new messages; False when all are plain: then their order is that of the log."""
-        special = self._keyed or self._sizes is not None
+        if self._sizes is not None:
+            sizes = [len(row[4]) for row in rows]
+            self._sizes.put([row[0] for row in rows], sizes)
+            self.size += sum(sizes)
+        special = self._keyed
         for row in rows:
             if special or (row[3] is not None and row[3][0] & self._special):
                 special = True
-                self.note_header(row[0], row[3], len(row[4]))
+                self._note_meta(row[0], row[3])
         return special
 
     def note_header(self, offset: int, packed: bytes | None, size: int) -> None:
@@ -63,6 +67,9 @@ class Backlog:
         if self._sizes is not None:
             self._sizes[offset] = size
             self.size += size
+        self._note_meta(offset, packed)
+
+    def _note_meta(self, offset: int, packed: bytes | None) -> None:
         if packed is None or not packed[0] & self._special:
             return
         meta = unpack_meta(packed)

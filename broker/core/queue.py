@@ -111,11 +111,11 @@ class Queue:
         offsets = [row[0] for row in rows]
         add_rising(self.outstanding, offsets)
         special = self._backlog.note(rows)
-        capped = bool(self.spec.max_messages or self.spec.max_bytes)
-        if not (special or capped or hold or self.paused or len(self._backlog)):
+        over = self._over()
+        if not (special or over or hold or self.paused or len(self._backlog)):
             return self._hand_over(rows, now)
         self._backlog.add(offsets)
-        if capped and self.spec.overflow is Overflow.DROP_OLDEST:
+        if over:
             self._drop_oldest()
         return [] if hold else self.pick(now)
 
@@ -139,6 +139,16 @@ class Queue:
                 waiting.discard(offset)
                 self._backlog.occupy(offset)
         self._backlog.restore(waiting)
+
+    def _over(self) -> bool:
+        """Is more outstanding than a cap whose policy is to drop the oldest?"""
+        spec = self.spec
+        if spec.overflow is not Overflow.DROP_OLDEST:
+            return False
+        return bool(
+            (spec.max_messages and len(self.outstanding) > spec.max_messages)
+            or (spec.max_bytes and self._backlog.size > spec.max_bytes)
+        )
 
     def _drop_oldest(self) -> None:
         excess = len(self.outstanding) - self.spec.max_messages if self.spec.max_messages else 0
