@@ -1,7 +1,8 @@
-"""kill -9 while MQTT clients publish and receive with QoS 1 and 2, some of them away, two as members of a group: nothing
-acknowledged is lost, neither messages nor what is retained nor the will of who does not come back, and with QoS 2 every
-message comes once. Clients do as the standard says: they come back, go on with their sessions, and send again what was
-not answered.
+"""kill -9 while MQTT clients publish and receive with QoS 1 and 2, some of them away, two as members of a group.
+
+Nothing acknowledged is lost, neither messages nor what is retained nor the will of who does not come back, and with
+QoS 2 every message comes once. Clients do as the standard says: they come back, go on with their sessions, and send
+again what was not answered.
 """
 
 import asyncio
