@@ -17,14 +17,23 @@ from tests.system.mqtt_clients.client import Client, RefusedError, Wish
 from tests.system.mqtt_clients.faststream import FastStream
 from tests.system.mqtt_clients.gmqtt import Gmqtt
 from tests.system.mqtt_clients.mosquitto import Mosquitto
-from tests.system.mqtt_clients.mqttjs import MqttJs
-from tests.system.mqtt_clients.paho import Paho
+from tests.system.mqtt_clients.mqttjs import MqttJs, MqttJsOverWebSocket
+from tests.system.mqtt_clients.paho import Paho, PahoOverWebSocket
 from tests.system.mqtt_clients.wire import Wire
 from tests.system.served import WITHIN, Served
 
 pytestmark = pytest.mark.system
 
-CLIENTS: tuple[type[Client], ...] = (Mosquitto, Paho, Aiomqtt, Gmqtt, MqttJs, FastStream)
+CLIENTS: tuple[type[Client], ...] = (
+    Mosquitto,
+    Paho,
+    PahoOverWebSocket,
+    Aiomqtt,
+    Gmqtt,
+    MqttJs,
+    MqttJsOverWebSocket,
+    FastStream,
+)
 VERSIONS = {4: "3.1.1", 5: "5.0"}
 Kind = tuple[type[Client], int]
 _numbers = count(1)
@@ -71,8 +80,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
         yield process, ask(process, "POST", f"{ann}/tokens", b"{}", admin)[1]["token"]
 
 
-def port_of(served: Served) -> int:
-    return int(served.address("mqtt").rpartition(":")[2])
+def port_of(served: Served, kind: Kind) -> int:
+    return int(served.address(kind[0].door).rpartition(":")[2])
 
 
 def client(kind: Kind, port: int, client_id: str, *filters: tuple[str, int], **wish: object) -> Client:
@@ -85,14 +94,14 @@ def client(kind: Kind, port: int, client_id: str, *filters: tuple[str, int], **w
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_every_qos(served: Served, kind: Kind, name: str, qos: int) -> None:
-    port = port_of(served)
+    port = port_of(served, kind)
     async with client(kind, port, f"{name}-r", (f"{name}/#", qos)) as reader, client(kind, port, f"{name}-w") as writer:
         await writer.publish(f"{name}/a", "hello", qos)
         assert await reader.hears() == [(f"{name}/a", "hello", qos, False)]
 
 
 async def test_retained(served: Served, kind: Kind, name: str) -> None:
-    port = port_of(served)
+    port = port_of(served, kind)
     async with client(kind, port, f"{name}-w") as writer:
         await writer.publish(f"{name}/kept", "first", 1, retain=True)
         await writer.publish(f"{name}/kept", "kept", 1, retain=True)
@@ -103,7 +112,7 @@ async def test_retained(served: Served, kind: Kind, name: str) -> None:
 
 
 async def test_will(served: Served, kind: Kind, name: str) -> None:
-    port = port_of(served)
+    port = port_of(served, kind)
     will = (f"{name}/lost", "bye")
     async with (
         client(kind, port, f"{name}-r", (f"{name}/+", 1)) as watcher,
@@ -115,7 +124,7 @@ async def test_will(served: Served, kind: Kind, name: str) -> None:
 
 
 async def test_a_session_goes_on(served: Served, kind: Kind, name: str) -> None:
-    port = port_of(served)
+    port = port_of(served, kind)
     filters = ((f"{name}/#", 2),)
     async with client(kind, port, f"{name}-w") as writer:
         async with Wire(port) as wire, client(kind, wire.port, name, *filters, kept=True):
@@ -129,7 +138,7 @@ async def test_a_session_goes_on(served: Served, kind: Kind, name: str) -> None:
 
 
 async def test_a_shared_subscription(served: Served, kind: Kind, name: str) -> None:
-    port = port_of(served)
+    port = port_of(served, kind)
     group = (f"$share/{name}/{name}/jobs", 1)
     async with (
         client(kind, port, f"{name}-1", group) as first,
@@ -144,7 +153,7 @@ async def test_a_shared_subscription(served: Served, kind: Kind, name: str) -> N
 
 async def test_password_and_token(guarded: tuple[Served, str], kind: Kind, name: str) -> None:
     served, token = guarded
-    port = port_of(served)
+    port = port_of(served, kind)
     reader = client(kind, port, f"{name}-r", (name, 1), username="ann", password="correct horse")
     writer = client(kind, port, f"{name}-w", username="whoever", password=token)
     async with reader, writer:
@@ -161,7 +170,7 @@ async def test_password_and_token(guarded: tuple[Served, str], kind: Kind, name:
 
 async def test_what_devices_say_is_for_all_doors_and_the_other_way_round(served: Served, name: str) -> None:
     device = (Paho, 5)
-    port = port_of(served)
+    port = port_of(served, device)
     async with client(device, port, name, (f"{name}/2", 1)) as reader:
         await reader.publish(f"{name}/1", "from a device", 1)
         (found,) = ask(served, "GET", f"/v1/topics/{name}/1/messages?from=earliest")[1]["messages"]
@@ -194,7 +203,7 @@ def test_over_tls(tmp_path: Path) -> None:
         assert any(line.startswith("postroom: mqtt listening on mqtts://") for line in served.out)
         client = paho.Client(CallbackAPIVersion.VERSION2, "secure")
         client.tls_set(str(authority.path))
-        assert _heard(client, "localhost", port_of(served), 30) == b"hello"
+        assert _heard(client, "localhost", port_of(served, (Paho, 4)), 30) == b"hello"
 
 
 def test_over_a_unix_socket(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class Client(ABC):
 
     missing: ClassVar[str] = ""
     """Why it cannot be tried here."""
+    door: ClassVar[str] = "mqtt"
+    """Whose port it connects to."""
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish

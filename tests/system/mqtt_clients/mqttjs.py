@@ -66,4 +66,5 @@ class MqttJs(Client):
 
 
 class MqttJsOverWebSocket(MqttJs):
+    door = "http"
     url = "ws://127.0.0.1:{}/mqtt"

@@ -1,6 +1,8 @@
 """paho-mqtt, with its network loop in a thread of its own."""
 
 import asyncio
+from functools import partial
+from typing import ClassVar, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -13,6 +15,8 @@ from tests.system.served import WITHIN
 
 
 class Paho(Client):
+    transport: ClassVar[Literal["tcp", "websockets"]] = "tcp"
+
     def __init__(self, wish: Wish) -> None:
         super().__init__(wish)
         self._loop = asyncio.get_running_loop()
@@ -23,6 +27,7 @@ class Paho(Client):
             wish.client_id,
             clean_session=None if five else not wish.kept,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            transport=self.transport,
             reconnect_on_failure=False,
         )
         client.on_connect = self._on_connect
@@ -40,7 +45,8 @@ class Paho(Client):
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = KEPT_SECONDS if wish.kept else 0
         clean = not wish.kept if wish.version == 5 else paho.MQTT_CLEAN_START_FIRST_ONLY
-        self._client.connect("127.0.0.1", wish.port, clean_start=clean, properties=properties)
+        connect = partial(self._client.connect, clean_start=clean, properties=properties)
+        await asyncio.to_thread(connect, "127.0.0.1", wish.port)
         self._client.loop_start()
         await self._ready
 
@@ -68,3 +74,10 @@ class Paho(Client):
     async def close(self) -> None:
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
+
+
+class PahoOverWebSocket(Paho):
+    """At `/mqtt`, which is its default."""
+
+    door = "http"
+    transport = "websockets"
