@@ -1,5 +1,10 @@
-"""Whether a connection is read now: not while the disk lags behind what it published, nor while its principal
-publishes faster than it may. MQTT has no word for it; the socket is simply not read. Floor 4."""
+"""Whether what a connection publishes is taken now: not while the disk lags behind it, nor while its principal
+publishes faster than it may. MQTT has no word for it.
+
+Memory is short for as long as the disk needs, so that the socket is simply not read meanwhile. A rate may hold for
+long: then packets are put aside, but what the client acknowledges goes on; only when much was put aside is the socket
+not read. Floor 4.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +18,8 @@ LOOK = 1.0
 
 
 class Gate:
-    """See the module. `taken` and `answered` say how many bytes of the connection wait for their commit."""
+    """See the module. `taken` and `answered` say how many bytes of the connection wait for their commit; `shut`: a rate
+    holds, packets are put aside."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
@@ -22,6 +28,7 @@ class Gate:
         self._reasons: set[str] = set()
         self._blocked = False
         self._gone = False
+        self.shut = False
 
     def taken(self, uncommitted: int) -> None:
         """A unit was handed in."""
@@ -34,7 +41,10 @@ class Gate:
         if not self._blocked:
             self._blocked = True
             self._flow.blocked += 1
-        self.close("rate" if error.code is Code.RATE_LIMITED else "memory")
+        if error.code is Code.RATE_LIMITED:
+            self.shut = True
+        else:
+            self.close("memory")
         self._connection.server.loop.call_later(min(error.retry_after or LOOK, LOOK), self._look)
 
     def answered(self, uncommitted: int) -> None:
@@ -53,15 +63,21 @@ class Gate:
         principal, sender = self._connection.identified.name, self._connection.session
         if "memory" in self._reasons and not self._flow.crowded(principal, sender):
             self.open("memory")
-        if "rate" in self._reasons:
-            debt = self._flow.debt(principal)
-            if debt is None:
-                self.open("rate")
-            else:
-                self._connection.server.loop.call_later(min(debt.retry_after or LOOK, LOOK), self._look)
-        if self._blocked and not self._reasons & {"memory", "rate"}:
+        if self.shut:
+            self._reopen(principal)
+        if self._blocked and not self.shut and "memory" not in self._reasons:
             self._blocked = False
             self._flow.blocked -= 1
+
+    def _reopen(self, principal: str) -> None:
+        """If nothing is owed any more."""
+        debt = self._flow.debt(principal)
+        if debt is not None:
+            self._connection.server.loop.call_later(min(debt.retry_after or LOOK, LOOK), self._look)
+            return
+        self.shut = False
+        self._connection.incoming.reopen()
+        self.open("aside")
 
     def close(self, reason: str) -> None:
         """Do not read."""

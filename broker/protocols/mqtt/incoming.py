@@ -32,12 +32,20 @@ S = TypeVar("S", Subscribe, Unsubscribe)
 _PONG = encode(Pingresp(), V311)
 
 
+MAX_ASIDE = 64 << 10
+"""Bytes put aside of a client that is slowed after which it is not read."""
+_URGENT = (Ack, Pingreq)
+"""What goes on while a client is slowed."""
+
+
 class Incoming:
-    """See the module. Behind a packet that takes time, the rest waits."""
+    """See the module. Behind a packet that takes time, the rest waits; while the gate is shut, all but what a client
+    acknowledges."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
         self._aside: deque[Packet] = deque()
+        self._size = 0  # of what is put aside at the gate
         self._working: asyncio.Task[None] | None = None
 
     def take(self, packets: Sequence[Packet]) -> None:
@@ -46,6 +54,8 @@ class Incoming:
             self._aside.extend(packets)
             return
         connection = self._connection
+        if connection.begun and connection.gate.shut:
+            packets = self._put_aside(packets)
         try:
             for at, packet in enumerate(packets):
                 kind = type(packet)
@@ -65,6 +75,23 @@ class Incoming:
         except BrokerError as error:
             self._give_up(error)
 
+    def _put_aside(self, packets: Sequence[Packet]) -> list[Packet]:
+        """What waits at the gate, in order; returns the rest. Behind a DISCONNECT nothing is to be read, least of all
+        the end of the connection."""
+        connection = self._connection
+        for packet in packets:
+            if not isinstance(packet, _URGENT):
+                self._aside.append(packet)
+                self._size += len(encode(packet, connection.version))
+        if self._size > MAX_ASIDE or (self._aside and isinstance(self._aside[-1], Disconnect)):
+            connection.gate.close("aside")
+        return [packet for packet in packets if isinstance(packet, _URGENT)]
+
+    def reopen(self) -> None:
+        """The gate is open: take what was put aside, as if it came now; that may shut it anew."""
+        if self._working is None:
+            self._take_aside()
+
     def go_on(self) -> None:
         """CONNACK was sent: take what it sent meanwhile."""
         connection = self._connection
@@ -83,7 +110,7 @@ class Incoming:
         self._connection.fail(fault)
 
     def _take_aside(self) -> None:
-        aside, self._aside = list(self._aside), deque()
+        aside, self._aside, self._size = list(self._aside), deque(), 0
         self.take(aside)
 
     def forget(self) -> None:

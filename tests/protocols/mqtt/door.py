@@ -194,6 +194,10 @@ class Client:
         self.write(Disconnect(reason, properties))
         await self.closed()
 
+    def eof(self) -> None:
+        """Nothing more comes."""
+        self._writer.write_eof()
+
     async def lost(self) -> None:
         """The connection breaks."""
         self._writer.transport.abort()

@@ -2,16 +2,30 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
-from broker.protocols.mqtt.codec.codes import Reason
-from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish, Request, Subscribe
+from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.packets import (
+    V5,
+    V311,
+    Ack,
+    Connack,
+    Connect,
+    Disconnect,
+    Publish,
+    Request,
+    Subscribe,
+    Will,
+)
 from broker.protocols.mqtt.options import MqttOptions
-from tests.protocols.mqtt.door import Door, open_door
+from tests.protocols.mqtt.door import Client, Door, open_door
 
 
 async def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
@@ -185,6 +199,50 @@ async def test_a_rate_slows_and_loses_nothing(tmp_path: Path) -> None:
         assert len(await reader.bodies(150)) == 150
         assert door.hub.flow.limited.times["publish_messages_per_second"] > 0
         assert door.hub.flow.blocked in (0, 1)
+
+
+@asynccontextmanager
+async def slowed(folder: Path, **options: Any) -> AsyncIterator[tuple[Door, Client]]:
+    """A client that has published more than its principal may, for 0.2 seconds."""
+    async with open_door(folder, limits=Limits(publish_messages_per_second=100)) as door:
+        client = await door.connect("fast", **options)
+        await client.subscribe("b")
+        assert await client.publish("b", "1") is Reason.SUCCESS
+        assert await client.publish("b", "2") is Reason.SUCCESS
+        door.comes("fast", *(Publish("a", b"x", 1, packet_id=i) for i in range(1, 121)))
+        for _ in range(120):
+            await client.hear(Ack)
+        yield door, client
+
+
+async def test_who_is_slowed_is_heard_when_it_acknowledges(tmp_path: Path) -> None:
+    async with slowed(tmp_path, receive_maximum=1) as (door, client):
+        packet = await client.hear(Publish)
+        client.write(Publish("c", b"x", 1, packet_id=500), Ack(Kind.PUBACK, (packet.packet_id,)))
+        assert (await client.take()).payload == b"2"
+        await client.ping()
+        assert door.hub.flow.blocked == 1
+        await client.nothing(Ack)
+        assert (await client.hear(Ack)).packet_ids == (500,)
+
+
+async def test_what_is_put_aside_of_a_slowed_client_is_bounded(tmp_path: Path) -> None:
+    async with slowed(tmp_path) as (door, client):
+        assert not door.comes("fast", *(Publish("a", b"x" * 6_000, 1, packet_id=i) for i in range(1, 11))).held
+        assert door.comes("fast", Publish("a", b"x" * 6_000, 1, packet_id=11)).held
+        assert [(await client.hear(Ack)).packet_ids[0] for _ in range(11)] == list(range(1, 12))
+        await client.ping()
+
+
+async def test_who_is_slowed_takes_leave_behind_what_it_published(tmp_path: Path) -> None:
+    async with slowed(tmp_path, will=Will("w", b"lost", 1)) as (door, client):
+        watcher = await door.connect("watcher")
+        await watcher.subscribe("w", "c")
+        client.write(Publish("c", b"last", 0), Disconnect())
+        client.eof()
+        assert (await watcher.take()).payload == b"last"
+        await client.closed()
+        await watcher.nothing()
 
 
 @pytest.mark.parametrize("stored", [False, True])
