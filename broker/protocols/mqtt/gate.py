@@ -27,6 +27,7 @@ class Gate:
         self._limit = connection.server.hub.limits.max_uncommitted_per_connection
         self._reasons: set[str] = set()
         self._blocked = False
+        self._looking = False
         self._gone = False
         self.shut = False
 
@@ -45,7 +46,7 @@ class Gate:
             self.shut = True
         else:
             self.close("memory")
-        self._connection.server.loop.call_later(min(error.retry_after or LOOK, LOOK), self._look)
+        self._look_again(error.retry_after)
 
     def answered(self, uncommitted: int) -> None:
         """Some of it was committed."""
@@ -56,13 +57,25 @@ class Gate:
         if "memory" in self._reasons:
             self._look()
 
+    def _look_again(self, seconds: float | None) -> None:
+        if not self._looking:
+            self._looking = True
+            self._connection.server.loop.call_later(min(seconds or LOOK, LOOK), self._on_time)
+
+    def _on_time(self) -> None:
+        self._looking = False
+        self._look()
+
     def _look(self) -> None:
         """Does it still hold?"""
         if self._gone:
             return
         principal, sender = self._connection.identified.name, self._connection.session
-        if "memory" in self._reasons and not self._flow.crowded(principal, sender):
-            self.open("memory")
+        if "memory" in self._reasons:
+            if self._flow.crowded(principal, sender):
+                self._look_again(LOOK)  # it may have nothing of its own on the way that would be answered
+            else:
+                self.open("memory")
         if self.shut:
             self._reopen(principal)
         if self._blocked and not self.shut and "memory" not in self._reasons:
@@ -73,7 +86,7 @@ class Gate:
         """If nothing is owed any more."""
         debt = self._flow.debt(principal)
         if debt is not None:
-            self._connection.server.loop.call_later(min(debt.retry_after or LOOK, LOOK), self._look)
+            self._look_again(debt.retry_after)
             return
         self.shut = False
         self._connection.incoming.reopen()

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 S = TypeVar("S", Subscribe, Unsubscribe)
 _PONG = encode(Pingresp(), V311)
-
-
 MAX_ASIDE = 64 << 10
 """Bytes put aside of a client that is slowed after which it is not read."""
 _URGENT = (Ack, Pingreq)

@@ -11,6 +11,7 @@ import pytest
 
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
+from broker.protocols.mqtt import gate
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.packets import (
     V5,
@@ -25,7 +26,7 @@ from broker.protocols.mqtt.codec.packets import (
     Will,
 )
 from broker.protocols.mqtt.options import MqttOptions
-from tests.protocols.mqtt.door import Client, Door, open_door
+from tests.protocols.mqtt.door import SHORT, Client, Door, open_door
 
 
 async def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
@@ -255,13 +256,24 @@ async def test_a_rate_slows_qos_0_too(tmp_path: Path, *, stored: bool) -> None:
         assert door.hub.flow.blocked == 1
 
 
-async def test_qos_0_waits_while_the_disk_lags_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+async def test_qos_0_waits_while_the_disk_lags_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    monkeypatch.setattr(gate, "LOOK", SHORT / 5)
     async with open_door(tmp_path, limits=Limits(max_uncommitted=1 << 20)) as door:
-        await door.world.subscribe("q", "a")
+        if stored:
+            await door.world.subscribe("q", "a")
         await door.connect("w")
         door.hub.flow.enter("others", "another", 3 << 20)
-        door.comes("w", Publish("a", b"x", 0))
+        connection = door.comes("w", Publish("a", b"x", 0))
         assert door.hub.flow.blocked == 1
+        await asyncio.sleep(SHORT)
+        assert connection.held
+        door.hub.flow.leave("others", "another", 3 << 20)
+        await asyncio.sleep(SHORT)
+        assert not connection.held
+        assert not door.hub.flow.blocked
 
 
 @pytest.mark.parametrize("qos", [0, 1])
