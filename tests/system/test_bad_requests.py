@@ -70,7 +70,7 @@ def check(problem: Any, status: int, code: str, mend: str) -> None:
         ({"Postroom-Id": LONG}, 400, "bad_option", "1 to 255 bytes"),
         ({"Postroom-Key": LONG}, 400, "bad_option", "1 to 255 bytes"),
         ({"Content-Type": LONG}, 400, "bad_option", "1 to 255 bytes"),
-        ({"Content-Encoding": "gzip"}, 400, "bad_request", "cannot be read"),
+        ({"Content-Encoding": "gzip"}, 400, "bad_request", "is no gzip"),
         ({"Host": "evil.example"}, 403, "forbidden", "http.hosts"),
         ({"Origin": "https://evil.example"}, 403, "forbidden", "may not use"),
         ({f"Postroom-Header-{i}": "x" for i in range(65)}, 400, "bad_option", "at most 64"),

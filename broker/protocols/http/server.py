@@ -135,7 +135,10 @@ class HttpServer:
     def _collector(self) -> RequestCollector:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "streams": ("Event streams that are open", lambda: len(self._streams)),
-            "websockets": ("WebSockets that are open", lambda: len(self._streams.sockets)),
+            "websockets": (
+                "WebSockets of readers that are open; those of MQTT count at its door",
+                lambda: len(self._streams.sockets),
+            ),
             "leased": ("Messages that HTTP workers hold", self._receivers.holding),
         }
         return RequestCollector("http", gauges)

@@ -63,7 +63,7 @@ class Tunnel(asyncio.Transport, asyncio.Protocol):
             if opcode == PING and not self._full and not self._parted:
                 self._socket.write(frame(payload, PONG))
             elif opcode == CLOSE:
-                self._part(payload[:_CODE])
+                self._part(payload[:_CODE] if len(payload) >= _CODE else b"")
                 self._socket.close()
         if frames.fault is not None and not self._parted:
             self._code, text = frames.fault

@@ -269,6 +269,14 @@ async def test_a_close_is_answered_and_is_no_goodbye(door: WebDoor) -> None:
     await watcher.nothing()
 
 
+@pytest.mark.parametrize("payload", [b"", b"\x03"])
+async def test_a_close_without_a_code_is_answered_without_one(door: WebDoor, payload: bytes) -> None:
+    client = await door.connect("c")
+    ends_of(client).writer.write(masked(payload, CLOSE))
+    await client.closed()
+    assert ends_of(client).frames == [(CLOSE, b"")]
+
+
 async def test_a_lost_socket_publishes_the_will(door: WebDoor) -> None:
     watcher = await door.connect("w")
     await watcher.subscribe("will")
