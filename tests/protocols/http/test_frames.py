@@ -27,7 +27,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, bytes, list[tuple[int, bytes]
     return bytes(sent), bytes(payload), controls
 
 
-@given(conversations(), st.lists(st.integers(1, 50), min_size=1))
+@given(conversations(), st.lists(st.integers(1, 50) | st.integers(1, 5_000), min_size=1))
 def test_however_it_is_cut(conversation: tuple[bytes, bytes, list[tuple[int, bytes]]], cuts: list[int]) -> None:
     sent, payload, controls = conversation
     unframed, came = Unframed(), bytearray()
