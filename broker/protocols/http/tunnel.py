@@ -51,7 +51,7 @@ class Tunnel(asyncio.Transport, asyncio.Protocol):
         if frames.ended:
             return
         payload = frames.feed(data)
-        if payload and not self._parted:
+        if payload:
             self._carried.data_received(payload)
         if frames.controls or frames.fault is not None:
             self._answer()

@@ -26,7 +26,7 @@ from broker.protocols.mqtt.codec.packets import (
     Will,
 )
 from broker.protocols.mqtt.options import MqttOptions
-from tests.protocols.mqtt.door import SHORT, Client, Door, open_door
+from tests.protocols.mqtt.door import PATIENCE, SHORT, Client, Door, open_door
 
 
 async def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
@@ -61,6 +61,20 @@ async def test_the_farewell_is_read_although_more_was_sent(door: Door) -> None:
     client.raw(b"\xf0\x00" + b"x" * 100_000)
     assert (await client.hear(Disconnect)).reason >= Reason.UNSPECIFIED_ERROR
     await client.closed()
+
+
+async def test_who_is_not_read_ends_when_it_has_read_why(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.net.door.LINGER", 1_000)
+    client = await door.connect("c")
+    (connection,) = door.server.connections
+    connection.hold(reading=False)
+    connection.dismiss(BrokerError(Code.DISMISSED))
+    assert (await client.hear(Disconnect)).reason is Reason.ADMINISTRATIVE_ACTION
+    await client.closed()
+    client._writer.close()
+    async with asyncio.timeout(PATIENCE):
+        while door.server.connections:  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0.005)
 
 
 async def test_so_many_filters_and_no_more(tmp_path: Path) -> None:

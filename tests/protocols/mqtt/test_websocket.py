@@ -223,12 +223,18 @@ async def test_a_dismissed_client_reads_why_although_it_has_sent_more(door: WebD
     await until(lambda: not door.server.admission)
 
 
-async def test_a_client_that_is_not_read_hears_its_end_too(door: WebDoor) -> None:
-    client = await door.connect("c")
+@pytest.mark.parametrize("version", [V311, V5])
+async def test_a_client_that_is_not_read_ends_by_its_answer(
+    door: WebDoor, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr("broker.net.door.LINGER", 1_000)
+    monkeypatch.setattr("broker.protocols.http.tunnel.LINGER", 1_000)
+    client = await door.connect("c", version)
     (connection,) = door.server.connections
     connection.hold(reading=False)
     connection.dismiss(BrokerError(Code.DISMISSED))
-    await client.hear(Disconnect)
+    if version == V5:
+        await client.hear(Disconnect)
     await client.closed()
     assert ends_of(client).close_code() == NORMAL
     await until(lambda: not door.server.admission)
@@ -343,6 +349,17 @@ async def test_a_slow_reader_is_let_go_and_harms_nobody(tmp_path: Path) -> None:
             assert bodies < 100
         await writer.ping()
         assert len(door.server.admission) == 2
+
+
+async def test_a_reader_with_a_full_socket_is_waited_for(door: WebDoor) -> None:
+    """40 MB would be more than the limit of what may be unsent."""
+    reader, writer = await door.connect("r"), await door.connect("w")
+    await reader.subscribe("a", qos=0)
+    (connection,) = (one for one in door.server.connections if one.client == "r")
+    for i in range(80):
+        assert await writer.publish("a", f"{i:<500000}") is Reason.SUCCESS
+    assert 1 << 20 < connection.unsent < 8 << 20
+    assert [int(body) for body in await reader.bodies(80)] == list(range(80))
 
 
 async def test_what_is_not_read_is_not_taken(door: WebDoor) -> None:
