@@ -107,6 +107,13 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
+        "MQTT-4.3.3-7",
+        "test_kept.py::test_qos_2_goes_on_although_the_message_expires_while_its_client_is_away",
+        "session.py",
+        "begun = [offset for offset in gone if waits[offset][1] is Sent.QOS_2]",
+        "begun = [offset for offset in gone if waits[offset][1] is Sent.RELEASED]",
+    ),
+    Mutation(
         "MQTT-4.3.3-9",
         "test_forwarding.py::test_an_identifier_of_qos_2_that_was_refused_is_of_a_new_message",
         "intake.py",
