@@ -28,7 +28,7 @@ class MqttJs(Client):
         self._node = Process(self._said)
 
     def _said(self, line: str) -> None:
-        said = json.loads(line)
+        said = json.loads(line) if line.startswith("{") else {"failed": line}
         if "topic" in said:
             self.heard.put_nowait(Heard(**said))
         else:
@@ -53,7 +53,7 @@ class MqttJs(Client):
             options["properties"] = {"sessionExpiryInterval": KEPT_SECONDS}
         if wish.will is not None:
             options["will"] = {"topic": wish.will[0], "payload": wish.will[1], "qos": 1, "retain": False}
-        await self._node.start(["node", str(HERE / "mqttjs.js")])
+        await self._node.start(["node", "--no-warnings", str(HERE / "mqttjs.js")])
         filters = {text: {"qos": qos} for text, qos in wish.filters}
         await self._do("open", url=self.url.format(wish.port), options=options, filters=filters)
 

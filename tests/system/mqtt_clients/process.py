@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 
 class Process:
@@ -18,13 +18,9 @@ class Process:
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        async for line in self._lines():
-            self._said(line)
-
-    async def _lines(self) -> AsyncIterator[str]:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            yield line.decode().rstrip("\n")
+            self._said(line.decode().rstrip("\n"))
 
     def write(self, line: str) -> None:
         assert self.process.stdin is not None
