@@ -98,6 +98,11 @@ class Sender:
 
     # Out
 
+    def take_first(self, tie: Tie, rows: Sequence[Row]) -> None:
+        """What has its identifier already, before what waits for one."""
+        self._waiting.extendleft([(tie, row, None) for row in reversed(rows)])
+        self._drain()
+
     def take(self, tie: Tie, rows: Sequence[Row]) -> None:
         """What the engine delivers."""
         if self._waiting or tie.known or isinstance(tie, NamedTie):

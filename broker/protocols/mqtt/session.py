@@ -179,26 +179,48 @@ class Session:
             }
 
     async def take_up(self, engine: Engine) -> list[Set]:
-        """Before `renew`, of what was in flight and has been settled since by others (it expired, it was dropped or
-        purged): QoS 2 has begun and goes on all the same [MQTT-4.3.3-7], as far as the log still has it and ROOM holds
-        it; the rest does not come again, its identifiers are free. Returns what is to be committed."""
+        """Before `renew`, and while what was in flight is sent again: of that which others have settled since (it
+        expired, was dropped or purged), QoS 2 has begun and goes on all the same [MQTT-4.3.3-7], as far as the log
+        still has it and ROOM holds it; the rest does not come again, its identifiers are free. Returns what is to be
+        committed."""
+        gone = self.gone(engine)
+        begun = sorted(offset for offset, (_, state) in gone.items() if state is Sent.QOS_2)
+        self._unfinished = (await engine.fetch_within(begun, ROOM))[0] if begun else []
+        for row in self._unfinished:
+            del gone[row[0]]
+        free = sorted(packet_id for packet_id, _ in gone.values())
+        self.outbound.forget(free)
+        if self.own is not None:
+            for offset in gone:
+                self.own.known.pop(offset, None)
+        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in free]
+
+    def gone(self, engine: Engine) -> dict[int, tuple[int, Sent]]:
+        """What is to be sent again, but its queue does not bring it any more: offset to identifier and state."""
+        known = None if self.connection is None or self.own is None else self.own.known
         waits = {
             token[1]: (packet_id, state)
             for packet_id, state, token in self.outbound.unanswered()
             if token[0] is not None and token[0] is self.own and state is not Sent.RELEASED
+            if known is None or token[1] in known
         }
         try:
             there = engine.outstanding(self.queue, waits)
         except BrokerError:  # it has no queue any more
             there = set()
-        gone = sorted(waits.keys() - there)
-        begun = [offset for offset in gone if waits[offset][1] is Sent.QOS_2]
-        self._unfinished = (await engine.fetch_within(begun, ROOM))[0] if begun else []
-        goes_on = {row[0] for row in self._unfinished}
-        free = {waits[offset][0] for offset in gone if offset not in goes_on}
-        if free:
-            self.outbound = Outbound(sent=[entry for entry in self.outbound.unanswered() if entry[0] not in free])
-        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in sorted(free)]
+        return {offset: found for offset, found in waits.items() if offset not in there}
+
+    @property
+    def resuming(self) -> bool:
+        """Does its client wait for something to be sent again?"""
+        return self.connection is not None and self.own is not None and bool(self.own.known)
+
+    def go_on(self) -> None:
+        """Send what `take_up` found while the client was here already, before what waits for an identifier."""
+        if self.sender is not None and self.own is not None:
+            rows, self._unfinished = self._unfinished, []
+            self.own.free(-len(rows), -sum(len(row[4]) for row in rows))
+            self.sender.take_first(self.own, rows)
 
     def _is_mine(self, token: Token) -> bool:
         return token[0] is None or token[0] is self.own

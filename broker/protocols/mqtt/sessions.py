@@ -6,9 +6,9 @@ What changes one takes its lock, so that two connections of one client are serve
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, ItemsView, Sequence
+from collections.abc import Callable, Coroutine, ItemsView, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.auth.grant import on_topic
 from broker.auth.principal import Principal
@@ -51,6 +51,7 @@ class Sessions:
         self._away: dict[str, Session] = {}  # kept, and nobody is connected
         self._by_principal: Counter[str] = Counter()
         self._turns = Turns()
+        self._resuming: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
 
@@ -212,6 +213,8 @@ class Sessions:
                 self._leave(session, willing=False)
             else:
                 connection.begin(session, packet, present=before is not None)
+                if session.resuming:
+                    self._resuming.add(session)
 
     async def _keep(self, session: Session, sets: list[Set]) -> None:
         """What is kept of it is on disk before the client is told. Filters that it may no longer read are taken out,
@@ -277,14 +280,14 @@ class Sessions:
         elif not session.durable and not session.shares and session.client_id not in self._turns:
             self._remove(session)
         else:
-            self._spawn(session)
+            self._spawn(self._expire(session))
 
     def _commit(self, sets: Sequence[Set], session: Session) -> None:
         with suppress(BrokerError):  # the next start takes it for away since then
             self._hub.commit(Unit(sets=list(sets), sender=session))
 
-    def _spawn(self, session: Session) -> None:
-        task = asyncio.get_running_loop().create_task(self._expire(session))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -324,7 +327,20 @@ class Sessions:
         self.wills.tick()
         for session in list(self._away.values()):
             if self._is_over(session):
-                self._spawn(session)
+                self._spawn(self._expire(session))
+        for session in list(self._resuming):
+            if not session.resuming:
+                self._resuming.discard(session)
+            elif session.gone(self._hub.engine):
+                self._spawn(self._go_on(session))
+
+    async def _go_on(self, session: Session) -> None:
+        """What its client could not take again at once has expired, or was dropped: nothing waits for it any more."""
+        async with self.turn(session.client_id):
+            if session.resuming:
+                if freed := await session.take_up(self._hub.engine):
+                    self._commit(freed, session)
+                session.go_on()
 
     def _is_over(self, session: Session) -> bool:
         return session.away is not None and session.away + session.expiry <= self._hub.wall()

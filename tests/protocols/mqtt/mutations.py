@@ -110,8 +110,8 @@ MUTATIONS = (
         "MQTT-4.3.3-7",
         "test_kept.py::test_qos_2_goes_on_although_the_message_expires_while_its_client_is_away",
         "session.py",
-        "begun = [offset for offset in gone if waits[offset][1] is Sent.QOS_2]",
-        "begun = [offset for offset in gone if waits[offset][1] is Sent.RELEASED]",
+        "in gone.items() if state is Sent.QOS_2)",
+        "in gone.items() if state is Sent.RELEASED)",
     ),
     Mutation(
         "MQTT-4.3.3-9",

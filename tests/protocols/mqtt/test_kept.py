@@ -359,6 +359,32 @@ async def test_what_goes_on_with_qos_2_takes_its_part_of_the_window(door: Door) 
     await client.nothing()
 
 
+@pytest.mark.parametrize(("qos", "again"), [(1, []), (2, ["2", "3", "4", "5"])])
+async def test_what_expires_before_it_could_be_sent_again_stops_nothing(door: Door, qos: int, again: list[str]) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for i in range(6):
+        await writer.publish("a", str(i), qos, properties={"message_expiry": 2})
+        await client.hear(Publish)
+    await client.lost()
+    await asyncio.sleep(0.01)
+    client = await kept(door, receive_maximum=2, present=True)
+    first = [await client.hear(Publish) for _ in range(2)]
+    await door.advance(5)
+    for i in range(6, 9):
+        await writer.publish("a", str(i), qos)
+    for packet in first:
+        await client.answer(packet)
+    await client.ping()
+    await door.advance(1)
+    assert await client.bodies(3 + len(again)) == [*again, "6", "7", "8"]
+    await client.nothing()
+    (session,) = [session for session in door.server.sessions.all() if session.durable]
+    assert not session.resuming
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/out/")
+
+
 async def test_a_session_that_could_not_be_resumed_still_expires(door: Door) -> None:
     client = await kept(door, expiry=60)
     await client.leave()

@@ -149,6 +149,11 @@ class Outbound(Generic[T]):
                 step.finished.append(packet_id)
         return step
 
+    def forget(self, packet_ids: Iterable[int]) -> None:
+        """These are free: what they stand for is not sent again."""
+        for packet_id in packet_ids:
+            self._sent.pop(packet_id, None)
+
     def unanswered(self) -> list[tuple[int, Sent, T]]:
         """What is to be sent again on a new connection, and only then, in this order: with DUP, or its PUBREL where it
         is released. [MQTT-4.4.0-1, 4.6.0-1, 3.3.1-1]"""
