@@ -106,6 +106,7 @@ class Connection(DoorConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone."""
+        self.incoming.last()
         self._end(willing=False)
         super().connection_lost(exc)
 

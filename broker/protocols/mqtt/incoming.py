@@ -90,6 +90,13 @@ class Incoming:
         if self._working is None:
             self._take_aside()
 
+    def last(self) -> None:
+        """The connection is lost. Who took leave behind what was put aside, which a WebSocket's close can overtake, has
+        left, and all of it was said."""
+        if self._aside and isinstance(self._aside[-1], Disconnect) and self._working is None:
+            self._connection.gate.shut = False
+            self._take_aside()
+
     def go_on(self) -> None:
         """CONNACK was sent: take what it sent meanwhile."""
         connection = self._connection

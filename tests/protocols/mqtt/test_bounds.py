@@ -249,12 +249,16 @@ async def test_what_is_put_aside_of_a_slowed_client_is_bounded(tmp_path: Path) -
         await client.ping()
 
 
-async def test_who_is_slowed_takes_leave_behind_what_it_published(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_who_is_slowed_takes_leave_behind_what_it_published(tmp_path: Path, *, overtaken: bool) -> None:
     async with slowed(tmp_path, will=Will("w", b"lost", 1)) as (door, client):
         watcher = await door.connect("watcher")
         await watcher.subscribe("w", "c")
-        client.write(Publish("c", b"last", 0), Disconnect())
-        client.eof()
+        connection = door.comes("fast", Publish("c", b"last", 0), Disconnect())
+        if overtaken:
+            connection.transport.abort()
+        else:
+            client.eof()
         assert (await watcher.take()).payload == b"last"
         await client.closed()
         await watcher.nothing()
