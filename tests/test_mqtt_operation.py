@@ -131,6 +131,7 @@ async def test_lists_are_cut_and_chosen_from(world: World) -> None:
         "sessions": 4,
         "away": 1,
         "slow": 0,
+        "queued_bytes": 0,
         "shared_subscriptions": 0,
         "retained": 0,
         "retained_bytes": 0,

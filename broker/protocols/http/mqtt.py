@@ -1,6 +1,6 @@
 """MQTT's clients and retained messages, as operators see them. The door itself is handed in by the daemon. Floor 4."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from broker.protocols.http import parameters
 from broker.protocols.http.access import principal_of
 from broker.protocols.http.models import Deleted, MqttClient, MqttClients, RetainedMessages
 from broker.protocols.http.operation import Answer, Choice, Operation, Parameter, Tag, no_content, pages, path_part
-from broker.protocols.http.paging import page_of_any
+from broker.protocols.http.paging import names_in_order
 from broker.protocols.http.representation import answer, moment
 from broker.protocols.http.router import Route
 
@@ -89,8 +89,11 @@ class Clients(Protocol):
 class Retention(Protocol):
     """What the MQTT door retains."""
 
-    def found(self, text: str) -> Iterable[tuple[Row, str]]:
-        """Messages that a filter matches, and who published them; in no order."""
+    def matched(self, text: str) -> Iterator[str]:
+        """The topics of those that a filter matches, in no order."""
+
+    def show(self, topic: str) -> tuple[Row, str]:
+        """One, and who published it."""
 
     async def delete(self, text: str) -> int:
         """How many went."""
@@ -126,7 +129,7 @@ class MqttRoutes:
             None if state is None else state == "connected",
             None if slow is None else slow == "true",
         )
-        part, following = page_of_any(names, str, LIMIT.read(query), query.get("after"))
+        part, following = names_in_order(names, LIMIT.read(query), query.get("after"))
         return answer({"clients": [_client(self._clients.show(name, SHOWN)) for name in part], "next": following})
 
     async def show(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
@@ -146,10 +149,9 @@ class MqttRoutes:
         """Answers a page of what is retained."""
         query, text = request.query, _filter(request)
         self._hub.authorize(principal_of(request), Verb.CONSUME, on_topic(text))
-        part, following = page_of_any(
-            self._retention.found(text), lambda found: found[0][1], RETAINED_LIMIT.read(query), query.get("after")
-        )
-        return answer({"retained": [_retained(row, owner) for row, owner in part], "next": following})
+        topics = self._retention.matched(text)
+        part, following = names_in_order(topics, RETAINED_LIMIT.read(query), query.get("after"))
+        return answer({"retained": [_retained(*self._retention.show(topic)) for topic in part], "next": following})
 
     async def delete(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers how many went."""

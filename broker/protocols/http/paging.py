@@ -17,8 +17,7 @@ def page(things: Iterable[T], key: Callable[[T], K], limit: int, after: K | None
     return (found, None) if len(found) <= limit else (found[:limit], key(found[limit - 1]))
 
 
-def page_of_any(things: Iterable[T], key: Callable[[T], K], limit: int, after: K | None) -> tuple[list[T], K | None]:
-    """The same of things in no order, each with a key of its own: they are looked through, but not put in order and not
-    held."""
-    rest = things if after is None else (thing for thing in things if key(thing) > after)
-    return page(nsmallest(limit + 1, rest, key=key), key, limit, None)
+def names_in_order(names: Iterable[str], limit: int, after: str | None) -> tuple[list[str], str | None]:
+    """The same of names in no order: they are looked through, but never all held or put in order."""
+    rest = names if after is None else (name for name in names if name > after)
+    return page(nsmallest(limit + 1, rest), str, limit, None)

@@ -42,6 +42,8 @@ class MqttOptions(BaseModel):
     sessions_per_principal: int = Field(75_000, ge=1)
     queued_messages: int = Field(100_000, ge=1)
     queued_bytes: Size = Field(1 << 28, ge=1)
+    queued_bytes_per_principal: Size = Field(6 << 30, ge=1)
+    queued_bytes_in_all: Size = Field(8 << 30, ge=1)
     retained_messages: int = Field(100_000, ge=0)
     retained_bytes: Size = Field(1 << 26, ge=0)
     retained_messages_per_principal: int = Field(75_000, ge=0)

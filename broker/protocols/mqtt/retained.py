@@ -115,14 +115,19 @@ class Retained:
 
     def matching(self, text: str, now: int) -> list[Row]:
         """Those that a filter matches and that have not expired (`now` in unix ms)."""
-        return [row for row in self.found(text) if not _expired(row, now)]
+        return [row for row in self._found(text) if not _expired(row, now)]
 
-    def found(self, text: str) -> Iterator[Row]:
-        """The same one by one, the expired ones too. Not over a change."""
+    def _found(self, text: str) -> Iterator[Row]:
         if "+" in text or "#" in text:
             yield from _walk(self._root, text.split("/"))
         elif text in self._kept:
             yield self._kept[text].row
+
+    def matched(self, text: str) -> Iterator[str]:
+        """The topics of those that a filter matches, expired or not, one by one. Not over a change."""
+        if text == "#":
+            return (topic for topic in self._kept if topic[0] != "$")
+        return (row[1] for row in self._found(text))
 
     def expired(self, now: int) -> list[tuple[str, int]]:
         """(topic, revision) of those that have."""

@@ -38,14 +38,19 @@ class Retention:
         except BrokerError as error:
             logger.info("expired retained messages are deleted later", extra={"error": error.text})
 
-    def found(self, text: str) -> Iterator[tuple[Row, str]]:
-        """Those that a filter matches, with their owners. Not over a change."""
-        return ((row, self.retained.get(row[1]).owner) for row in self.retained.found(text))
+    def matched(self, text: str) -> Iterator[str]:
+        """The topics of those that a filter matches, in no order. Not over a change."""
+        return self.retained.matched(text)
+
+    def show(self, topic: str) -> tuple[Row, str]:
+        """The one of this topic, and who published it. Raises KeyError."""
+        kept = self.retained.get(topic)
+        return kept.row, kept.owner
 
     async def delete(self, text: str) -> int:
         """Delete all of now that a filter matches, and say how many. Raises what committing does; then some may be
         gone."""
-        topics = [row[1] for row in self.retained.found(text)]
+        topics = list(self.retained.matched(text))
         for at in range(0, len(topics), AT_ONCE):
             await self._hub.committed(self._deletion(topics[at : at + AT_ONCE]))
         return len(topics)

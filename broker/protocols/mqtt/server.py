@@ -15,6 +15,7 @@ from broker.net.deadline import Deadlines
 from broker.net.door import Door
 from broker.net.tls import Tls
 from broker.observe.metrics import Figures, counter, gauge
+from broker.protocols.mqtt.backlogs import Backlogs
 from broker.protocols.mqtt.clients import Clients
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.dialect import Limits
@@ -66,6 +67,7 @@ class MqttServer(Door[Connection]):
         self.retention = Retention(hub, self.retained)
         self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
         self.clients = Clients(hub, self.sessions)
+        self.backlogs = Backlogs(hub, options, self.sessions)
         self.state = State(hub)
         self.slow = SlowClients(options, self.state)
         self.subscribing = Subscribing(hub, options, self.sessions, (self.retained, self.state.current))
@@ -112,6 +114,7 @@ class MqttServer(Door[Connection]):
         self._ticks += 1
         self.encoded.forget()
         self.sessions.tick()
+        self.backlogs.look()
         if self._ticks % TELL == 0:
             self.state.tell(self.status())
         if self._ticks % SWEEP == 0:
@@ -125,8 +128,9 @@ class MqttServer(Door[Connection]):
         return {
             "connections": len(self.connections),
             "sessions": len(self.sessions),
-            "away": self.sessions.away_count,
+            "away": self.sessions.away,
             "slow": len(self.slow),
+            "queued_bytes": self.backlogs.size,
             "shared_subscriptions": len(self.sessions.groups),
             "retained": len(self.retained),
             "retained_bytes": self.retained.size,
@@ -140,18 +144,20 @@ class MqttServer(Door[Connection]):
             "sessions": "MQTT sessions, connected or kept",
             "away": "MQTT sessions that are kept while nobody is connected",
             "slow": "MQTT clients that do not read",
+            "queued_bytes": "Bytes that wait in the queues of MQTT sessions and groups, as they were looked at last",
             "shared_subscriptions": "Groups of shared subscriptions",
             "retained": "Retained messages",
             "retained_bytes": "Bytes that retained messages take",
             "wills": "Wills of connected clients, and those that are due",
         }
         gauges = [gauge(f"mqtt_{name}", text, (), {(): status[name]}) for name, text in texts.items()]
-        return [
-            *gauges,
-            counter("mqtt_refused", "Messages of MQTT clients that were not taken", (), {(): self.counts["refused"]}),
-            counter("mqtt_became_slow", "How often an MQTT client did not read", (), {(): self.slow.times}),
-            counter("mqtt_oversized", "Messages that were too large for a client", (), {(): self.encoded.oversized}),
-        ]
+        counts = {
+            "refused": ("Messages of MQTT clients that were not taken", self.counts["refused"]),
+            "oversized": ("Messages that were too large for a client", self.encoded.oversized),
+            "cut": ("Messages that were dropped to keep backlogs within bounds", self.backlogs.dropped),
+            "became_slow": ("How often an MQTT client did not read", self.slow.times),
+        }
+        return gauges + [counter(f"mqtt_{name}", text, (), {(): count}) for name, (text, count) in counts.items()]
 
     def drain(self) -> None:
         """Accept no one, and send everybody away: sessions and wills are kept for the next start."""
@@ -166,6 +172,7 @@ class MqttServer(Door[Connection]):
         if self._timer is not None:
             self._timer.cancel()
         await self.sessions.stop()
+        await self.backlogs.stop()
         self.connecting.close()
         self.slow.close()
         for deadlines in self._silences.values():

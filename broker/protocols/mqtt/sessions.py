@@ -93,13 +93,8 @@ class Sessions:
         return self._sessions.items()
 
     @property
-    def away(self) -> Sequence[Session]:
-        """Those that are kept while nobody is connected."""
-        return list(self._away.values())
-
-    @property
-    def away_count(self) -> int:
-        """How many those are."""
+    def away(self) -> int:
+        """How many are kept while nobody is connected."""
         return len(self._away)
 
     # At start
@@ -295,7 +290,7 @@ class Sessions:
         """End it unless somebody has come meanwhile."""
         async with self.turn(session.client_id):
             there = self._sessions.get(session.client_id) is session
-            if there and session.connection is None and self._is_over(session):
+            if there and session.connection is None and _is_over(session, self._hub.wall()):
                 with suppress(BrokerError):
                     await self._end(session)
 
@@ -325,9 +320,9 @@ class Sessions:
     def tick(self) -> None:
         """End sessions and publish wills whose time has come."""
         self.wills.tick()
-        for session in list(self._away.values()):
-            if self._is_over(session):
-                self._spawn(self._expire(session))
+        now = self._hub.wall()
+        for session in [session for session in self._away.values() if _is_over(session, now)]:
+            self._spawn(self._expire(session))
         for session in list(self._resuming):
             if not session.resuming:
                 self._resuming.discard(session)
@@ -341,9 +336,6 @@ class Sessions:
                 if freed := await session.take_up(self._hub.engine):
                     self._commit(freed, session)
                 session.go_on()
-
-    def _is_over(self, session: Session) -> bool:
-        return session.away is not None and session.away + session.expiry <= self._hub.wall()
 
     def prolong(self) -> None:
         """Leases of who is connected go on."""
@@ -365,3 +357,7 @@ class Sessions:
     def turn(self, client_id: str) -> AbstractAsyncContextManager[None]:
         """Whoever changes this client's session and waits for the disk meanwhile does it within this."""
         return self._turns.turn(client_id)
+
+
+def _is_over(session: Session, now: float) -> bool:
+    return session.away is not None and session.away + session.expiry <= now

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
+from broker.protocols.mqtt.backlogs import fair_level
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, Ack, Connack, Connect, Publish, Will
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.retained import WEIGHT, Retained
-from tests.protocols.mqtt.door import Client, open_door
+from tests.protocols.mqtt.door import Client, Door, open_door
 
 
 async def refused(client: Client, name: str, **options: object) -> str:
@@ -56,6 +59,65 @@ async def test_a_principal_has_so_many_retained_messages_and_no_more(tmp_path: P
         assert await writer.publish("a", "y", retain=True) is Reason.SUCCESS
         assert await writer.publish("a", "", retain=True) is Reason.SUCCESS
         assert await writer.publish("c", "x", retain=True) is Reason.SUCCESS
+
+
+async def waiting(door: Door) -> dict[str, tuple[int, int]]:
+    """Messages and bytes in each queue, once backlogs were looked at."""
+    for _ in range(3):
+        await door.advance(1)
+    await door.server.backlogs.stop()
+    await door.world.quiet()
+    engine = door.hub.engine
+    return {info.spec.name: engine.weight(info.spec.name) for info in engine.subscriptions()}
+
+
+async def test_the_largest_backlogs_of_a_principal_are_cut_to_one_level(tmp_path: Path) -> None:
+    async with open_door(tmp_path, MqttOptions(queued_bytes_per_principal=2_000)) as door:
+        for name, filters in (("small", ["a"]), ("large", ["a", "b"]), ("larger", ["a", "b", "c"])):
+            client = await door.connect(name, expiry=1_000)
+            await client.subscribe(*filters)
+            await client.lost()
+        writer = await door.connect("w")
+        for topic in "abc":
+            for i in range(3):
+                await writer.publish(topic, f"{topic}{i}".ljust(100))
+        assert await waiting(door) == {"mqtt/small": (3, 300), "mqtt/large": (6, 600), "mqtt/larger": (9, 900)}
+        assert (door.server.status()["queued_bytes"], door.server.backlogs.dropped) == (1_800, 0)
+        for i in range(3, 6):
+            await writer.publish("c", f"c{i}".ljust(100))
+        # 2,100 are too many; 1,800 are left: 300 of one, and of the others as much as makes them equal, or whole
+        assert await waiting(door) == {"mqtt/small": (3, 300), "mqtt/large": (6, 600), "mqtt/larger": (9, 900)}
+        assert door.server.backlogs.dropped == 3
+        assert door.server.clients.show("larger", None)["dropped"] == 3
+        await door.crash()
+        larger = await door.connect("larger", expiry=1_000, clean=False, present=True)
+        assert [body.strip() for body in await larger.bodies(9)] == ["b0", "b1", "b2", *[f"c{i}" for i in range(6)]]
+        await door.server.sessions.forget("large", BrokerError(Code.DISMISSED))
+        await waiting(door)
+        assert door.server.status()["queued_bytes"] == 300
+
+
+async def test_what_waits_in_all_is_bounded_groups_included(tmp_path: Path) -> None:
+    async with open_door(tmp_path, MqttOptions(queued_bytes_in_all=1_000)) as door:
+        client = await door.connect("c", expiry=1_000)
+        await client.subscribe("a", "$share/g/a")
+        await client.lost()
+        writer = await door.connect("w")
+        for _ in range(8):
+            await writer.publish("a", "x" * 100)
+        assert await waiting(door) == {"mqtt/c": (4, 400), "mqtt/$share/g/a": (4, 400)}
+
+
+@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=20), st.integers(0, 5_000))
+def test_at_the_fair_level_all_fit_in_and_nothing_is_wasted(sizes: list[int], room: int) -> None:
+    level = fair_level(sizes, room)
+    assert level >= 0
+    left = sum(min(size, level) for size in sizes)
+    assert left <= room
+    if sum(sizes) > room:
+        assert left > room - len(sizes)
+    else:
+        assert left == sum(sizes)
 
 
 def test_each_has_his_own_part_and_what_he_takes_over_counts_for_him() -> None:
