@@ -47,6 +47,7 @@ class Peer:
 
     will: Will | None = None
     expiry = 3_600
+    window = WINDOW
 
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
@@ -58,7 +59,7 @@ class Peer:
         self.reader, self.writer = await asyncio.open_connection(host, int(port))
         self.decoder = Decoder(version=V5, from_client=False)
         try:
-            properties = {"session_expiry": self.expiry, "receive_maximum": WINDOW}
+            properties = {"session_expiry": self.expiry, "receive_maximum": self.window}
             self.send(Connect(V5, self.client_id, False, will=self.will, properties=properties))  # type: ignore[arg-type]
             first, *rest = await self.packets()
             assert isinstance(first, Connack), first

@@ -5,10 +5,11 @@ version, QoS and RETAIN, so that one more subscriber costs one concatenation.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from broker.protocols.mqtt.codec.codes import Kind
 from broker.protocols.mqtt.codec.error import forbidden
-from broker.protocols.mqtt.codec.fields import write_packet_id, write_two, write_varint
+from broker.protocols.mqtt.codec.fields import write_packet_id, write_text, write_two, write_varint
 from broker.protocols.mqtt.codec.packets import NONE, V5, Properties
 from broker.protocols.mqtt.codec.properties import write_listed
 from broker.protocols.mqtt.codec.publication import UNNAMED, publish_head, publish_start
@@ -78,5 +79,10 @@ def written_ids(subscription_ids: Sequence[int]) -> bytes:
 
 
 def written_user(name: str, value: str) -> bytes:
-    """A user property, likewise."""
-    return write_listed({"user": [(name, value)]}, Kind.PUBLISH)
+    """A user property, likewise; the same names come again and again."""
+    return _start_of_user(name) + write_text(value)
+
+
+@lru_cache(64)
+def _start_of_user(name: str) -> bytes:
+    return b"\x26" + write_text(name)
