@@ -17,6 +17,8 @@ from broker.limits import Limits
 from broker.observe.limited import Limited
 
 log = logging.getLogger(__name__)
+GRAINS = 16
+"""A budget of memory may be passed by one part in so many before that is noticed."""
 RESERVED_FILES = 256
 """Descriptors that are not connections: database, its readers, drop folders, webhook connections, logs."""
 
@@ -83,9 +85,9 @@ class Admission:
         self._limited = limited
         self.room = limits.max_connections if room is None else room
         self._wall = wall
-        self._received = self._sent = 0
         self.on_much: Callable[[], object] = int
-        """Called whenever so much came or went that memory is worth a look."""
+        """Called whenever so much came or went that memory may be short; it calls `looked`."""
+        self._may_come, self._may_go = limits.max_arriving, limits.max_unsent
         self._numbers = count(1)
         self._connections: dict[str, OpenConnection] = {}
         self._names: dict[str, str] = {}  # id of a connection -> name of the principal it counts for
@@ -150,17 +152,23 @@ class Admission:
 
     def received(self, count: int) -> None:
         """So many bytes of a connection were read and are dealt with; it may be closed by this."""
-        self._received += count
-        if self._received > self._limits.max_arriving // 4:
-            self._received = 0
+        self._may_come -= count
+        if self._may_come < 0:
             self.on_much()
 
     def sent(self, count: int) -> None:
         """So many bytes were written to a connection. None is closed at once: an engine may be in the midst of it."""
-        self._sent += count
-        if self._sent > self._limits.max_unsent // 4:
-            self._sent = 0
+        self._may_go -= count
+        if self._may_go < 0:
+            self._may_go = self._limits.max_unsent // GRAINS
             asyncio.get_running_loop().call_soon(self.on_much)
+
+    def looked(self, arriving: int, unsent: int) -> None:
+        """So many bytes of all connections have not come to their end, or are unread, now: before the rest of a budget
+        has come or gone they cannot be too many."""
+        limits = self._limits
+        self._may_come = max(limits.max_arriving - arriving, limits.max_arriving // GRAINS)
+        self._may_go = max(limits.max_unsent - unsent, limits.max_unsent // GRAINS)
 
     def find(self, connection_id: str) -> OpenConnection | None:
         """The one with this id, if it is open."""

@@ -45,8 +45,7 @@ class Strain:
             if size := connection.unsent:
                 unsent.append((connection, size))
         self._note_beginnings(arriving)
-        self._shed_arriving(arriving)
-        self._shed_unsent(unsent)
+        self._admission.looked(self._shed_arriving(arriving), self._shed_unsent(unsent))
 
     def _note_beginnings(self, arriving: list[tuple[OpenConnection, int]]) -> None:
         before, self._began = self._began, {}
@@ -54,28 +53,32 @@ class Strain:
             since, last = before.get(connection.id, (self._looks, 0))
             self._began[connection.id] = (since if size >= last else self._looks, size)
 
-    def _shed_arriving(self, arriving: list[tuple[OpenConnection, int]]) -> None:
+    def _shed_arriving(self, arriving: list[tuple[OpenConnection, int]]) -> int:
+        """Returns what is left."""
         limit = self._limits.max_arriving
         total = sum(size for _, size in arriving)
         if total <= limit:
-            return
+            return total
         detail = f"more than {limit} bytes have not come to their end; send faster, or raise limits.max_arriving"
         for connection, size in sorted(arriving, key=lambda pair: (self._began[pair[0].id][0], -pair[1])):
             self._limited.hit("max_arriving", connection.address, detail)
             connection.dismiss(BrokerError(Code.OVERLOADED, detail))
             total -= size
             if total <= limit:
-                return
+                break
+        return total
 
-    def _shed_unsent(self, unsent: list[tuple[OpenConnection, int]]) -> None:
+    def _shed_unsent(self, unsent: list[tuple[OpenConnection, int]]) -> int:
+        """Returns what is left."""
         limit = self._limits.max_unsent
         total = sum(size for _, size in unsent)
         if total <= limit:
-            return
+            return total
         detail = f"more than {limit} bytes wait for readers that are slow; read faster, or raise limits.max_unsent"
         for connection, size in sorted(unsent, key=lambda pair: -pair[1]):
             self._limited.hit("max_unsent", connection.address, detail)
             connection.abort()
             total -= size
             if total <= limit:
-                return
+                break
+        return total

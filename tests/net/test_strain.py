@@ -29,6 +29,21 @@ def test_what_fits_is_let_be() -> None:
     assert not limited.status()
 
 
+def test_what_is_too_much_is_noticed_before_it_is_much_more() -> None:
+    """Between two looks by the clock; at whatever it stood at the last."""
+    for begun in (0, 3 * MIB, 4 * MIB):
+        clients = [Client(arriving=begun), *(Client() for _ in range(8))]
+        strain, _ = strained(*clients)
+        strain.look()
+        total, piece = begun, 64 << 10
+        while not any(client.told for client in clients):
+            for client in clients[1:]:
+                client.arriving += piece
+                total += piece
+                strain._admission.received(piece)
+        assert total <= 4 * MIB * 17 // 16 + 9 * piece
+
+
 def test_those_that_take_longest_to_send_go_first_and_are_told() -> None:
     slow, fast = [Client(arriving=MIB) for _ in range(3)], Client()
     strain, limited = strained(fast, *slow)

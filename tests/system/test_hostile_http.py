@@ -159,7 +159,7 @@ async def test_bombs_that_stop_before_their_end(served: Served) -> None:
     """Little is sent, much is kept: what is kept counts."""
     bomb = gzip.compress(bytes(MIB - 1), 9)
     head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
-    with nobody_else_suffers(served, grows=220 * MIB):
+    with nobody_else_suffers(served, grows=80 * MIB):
         async with raw(served, "http", 200) as attackers:
             for attacker in attackers:
                 attacker.say(head % len(bomb) + bomb[:-12])

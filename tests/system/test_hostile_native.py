@@ -83,7 +83,7 @@ async def test_greetings_byte_by_byte(served: Served) -> None:
 async def test_frames_that_stop_before_their_end(served: Served) -> None:
     """30 of 8 MiB each: what does not fit is let go, and told why."""
     frame = encode(PUBLISH, 1, [["attack", bytes(MIB - 100)]] * 7)
-    with nobody_else_suffers(served, grows=220 * MIB):  # the allocator keeps up to 64 MiB of what is freed
+    with nobody_else_suffers(served, grows=64 * MIB):
         async with greeted(served, 30) as attackers:
             pushing = [asyncio.create_task(attacker.push(frame[:-1])) for attacker in attackers]
             ends = [asyncio.create_task(attacker.end()) for attacker in attackers]

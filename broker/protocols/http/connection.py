@@ -53,6 +53,7 @@ class Clockwork:
         self.committing: Deadlines[Connection] = Deadlines(loop, options.answer_timeout / 1000, Connection.overdue)
         self.stuck: Deadlines[Connection] = Deadlines(loop, options.write_timeout / 1000, Connection.abort)
         self.stalling: Deadlines[Connection] = Deadlines(loop, options.slow_after / 1000, Connection.stalled)
+        self.unpacking = asyncio.Lock()
 
     def close(self) -> None:
         """Forget all deadlines."""
@@ -355,6 +356,12 @@ class Connection(Serial):
         if not self._passing:
             self._silent = False
             self._received += count
+
+    @property
+    def unpacking(self) -> asyncio.Lock:
+        """Held while a piece of a body is unpacked and for a turn of the loop after it, in which they go who are let go
+        for its size: many small pieces that come at once are not all unpacked at once."""
+        return self._clockwork.unpacking
 
     def unpacked(self, count: int) -> None:
         """So many bytes of the request's body are kept, unpacked, while more is waited for."""

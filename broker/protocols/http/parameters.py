@@ -4,6 +4,7 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 `**` stand for them; a filter that was mangled is refused with its right spelling rather than silently read as another.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -72,7 +73,10 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
     try:
         while part := await request.content.readany():
             if unpacker is not None:
-                part = unpacker.feed(part)
+                async with connection.unpacking:
+                    part = unpacker.feed(part)
+                    connection.unpacked(size + len(part))
+                    await asyncio.sleep(0)
             size += len(part)
             if size > limit:
                 raise too_large(limit)
@@ -82,7 +86,10 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
             connection.unpacked(size)
     except RuntimeError as error:  # aiohttp's word for a connection that ended in the middle of a chunk
         raise ConnectionResetError(str(error)) from None
-    return b"".join(parts)
+    else:
+        return b"".join(parts)
+    finally:  # an error holds this frame, in a cycle that is collected late, and with it what came of the body
+        parts, part = [], b""
 
 
 def too_large(limit: int, size: int | None = None) -> BrokerError:

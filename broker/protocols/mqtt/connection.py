@@ -239,6 +239,7 @@ class Connection(DoorConnection):
         if self._silence is not None:
             self._silence.end(self)
         self.incoming.forget()
+        self.decoder.forget()
         if self.begun:
             self.gate.lost()
             if self.error is not None:

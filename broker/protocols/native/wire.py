@@ -12,6 +12,8 @@ HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, 
 WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING, SLOWED = range(32, 43)
 VERSION = 1
 MAX_DEPTH = 16
+SMALL = 4_096
+"""Bytes of a piece of a frame below which the space that a piece of its own takes counts."""
 _TLS_RECORD = 0x16
 """The first byte of who speaks TLS (RFC 8446 §5.1); as that of a length it is beyond every limit."""
 _PLAIN = frozenset((PUBLISH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, DELIVER, CONFIRM))
@@ -39,14 +41,14 @@ class FrameReader:
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self.have = 0
         self._need = 4
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete now. Raises BAD_FRAME, FRAME_TOO_LARGE; then the stream is lost."""
         if self._parts:
-            self._parts.append(data)
+            self._keep(data)
             self.have += len(data)
             if self.have < self._need:
                 self._check(self._parts[0])
@@ -55,11 +57,21 @@ class FrameReader:
             self._parts.clear()
         return self._cut(data)
 
-    def _check(self, head: bytes) -> None:
+    def _keep(self, data: bytes) -> None:
+        """Large pieces as they are, for they are copied once when all is there; small ones in one, which would take
+        many times their size otherwise."""
+        if len(data) >= SMALL:
+            self._parts.append(data)
+        elif type(last := self._parts[-1]) is bytearray:
+            last += data
+        else:
+            self._parts.append(bytearray(data))
+
+    def _check(self, head: bytes | bytearray) -> None:
         if len(head) >= 4:
             self._size(head, 0)
 
-    def _size(self, data: bytes, at: int) -> int:
+    def _size(self, data: bytes | bytearray, at: int) -> int:
         size = int.from_bytes(data[at : at + 4], "big")
         if size > self.max_frame:
             tls = "; these look like bytes of TLS: write postroom:// here" if data[at] == _TLS_RECORD else ""

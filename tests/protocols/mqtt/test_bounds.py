@@ -77,6 +77,18 @@ async def test_who_is_not_read_ends_when_it_has_read_why(door: Door, monkeypatch
             await asyncio.sleep(0.005)
 
 
+async def test_who_is_let_go_takes_no_more_memory_while_it_reads_why(door: Door) -> None:
+    client = await door.connect("c")
+    client.raw(b"\x30\xff\xff\x03" + bytes(50_000))
+    (connection,) = door.server.connections
+    async with asyncio.timeout(PATIENCE):
+        while connection.arriving < 50_000:  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0.001)
+    connection.dismiss(BrokerError(Code.OVERLOADED, "too much"))
+    assert connection.arriving == 0
+    assert (await client.hear(Disconnect)).reason is Reason.SERVER_BUSY
+
+
 async def test_so_many_filters_and_no_more(tmp_path: Path) -> None:
     async with open_door(tmp_path, MqttOptions(max_filters=3)) as door:
         client = await door.connect("c")

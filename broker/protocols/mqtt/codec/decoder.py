@@ -86,6 +86,11 @@ class Decoder:
             tail.clear()
         return self._decode(data)
 
+    def forget(self) -> None:
+        """It is over: what came of a packet is of no use, and what else arrives is ignored."""
+        self._broken = True
+        self._tail = bytearray()
+
     def admit(self) -> list[Packet]:
         """The CONNECT was accepted: from now on all packets may come, up to the full size. Returns those that have.
         Raises MqttError."""
