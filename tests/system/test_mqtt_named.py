@@ -264,7 +264,7 @@ class Wide(Publisher):
     """Publishes a kilobyte each."""
 
     def _packet(self, packet_id: int, number: int, *, dup: bool = False) -> Publish:
-        return Publish(self.topic, b"%010d" % number + bytes(1_000), 1, dup=dup, packet_id=packet_id)
+        return Publish(self.topic(number), b"%010d" % number + bytes(1_000), 1, dup=dup, packet_id=packet_id)
 
 
 @pytest.mark.parametrize("qos", [0, 1])
