@@ -86,7 +86,7 @@ async def test_who_is_let_go_takes_no_more_memory_while_it_reads_why(door: Door)
             await asyncio.sleep(0.001)
     connection.dismiss(BrokerError(Code.OVERLOADED, "too much"))
     assert connection.arriving == 0
-    assert (await client.hear(Disconnect)).reason is Reason.SERVER_BUSY
+    assert (await client.hear(Disconnect)).reason is Reason.QUOTA_EXCEEDED
 
 
 async def test_so_many_filters_and_no_more(tmp_path: Path) -> None:
