@@ -8,8 +8,8 @@ class Limits(BaseModel):
 
     `max_uncommitted`: of units that wait for their commit, over all doors; beyond it those who have more than their
     part are slowed. `max_arriving`: of requests and frames that have not come to their end, and `max_unsent`: of what
-    clients have not read, over all doors; beyond them the slowest are closed. `publish_…_per_second`: of one principal,
-    0 for no bound.
+    clients have not read, over all doors; beyond them the slowest are closed. `new_connections_…`: within a second.
+    `publish_…_per_second`: of one principal, 0 for no bound.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +25,8 @@ class Limits(BaseModel):
     max_connections: int = Field(20_000, ge=1)
     max_connections_per_address: int = Field(10_000, ge=1)
     max_connections_per_principal: int = Field(15_000, ge=1)
+    new_connections_per_address: int = Field(10_000, ge=1)
+    new_connections_per_principal: int = Field(15_000, ge=1)
     max_consumers_per_connection: int = Field(1_000, ge=1)
     max_batch: int = Field(10_000, ge=1)
     max_subscriptions: int = Field(100_000, ge=1)

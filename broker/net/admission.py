@@ -74,12 +74,34 @@ class OpenConnection(Protocol):
         """Close at once; what is unsent is dropped."""
 
 
+class Arrivals:
+    """How many came within this second, by who they are. `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._second = 0
+        self._counts: Counter[str] = Counter()
+
+    def now(self) -> Counter[str]:
+        """The counts of this second, to be looked at and added to."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._counts.clear()
+        return self._counts
+
+
 class Admission:
     """Holds connections up to `room` (the operating system may have less of it than the limits allow). A door asks
     `admit` when one is made, says `identify` when it knows who speaks, and calls `leave` when it is lost."""
 
     def __init__(
-        self, limits: Limits, limited: Limited, room: int | None = None, wall: Callable[[], float] = time.time
+        self,
+        limits: Limits,
+        limited: Limited,
+        room: int | None = None,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._limited = limited
@@ -93,6 +115,7 @@ class Admission:
         self._names: dict[str, str] = {}  # id of a connection -> name of the principal it counts for
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
+        self._new_by_address, self._new_by_principal = Arrivals(clock), Arrivals(clock)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -109,8 +132,11 @@ class Admission:
             raise BrokerError(Code.OVERLOADED, detail)
         source = source_of(connection.address)
         self._check("address", source, self._by_address, self._limits.max_connections_per_address)
+        new = self._new_by_address.now()
+        self._check_new("address", source, new, self._limits.new_connections_per_address)
         if connection.principal is not None:
             self._check_principal(connection.principal)
+        new[source] += 1
         connection.id = f"{connection.door}-{next(self._numbers)}"
         connection.since = self._wall()
         self._connections[connection.id] = connection
@@ -118,7 +144,9 @@ class Admission:
         self.identify(connection)
 
     def _check_principal(self, principal: Principal) -> None:
-        self._check("principal", principal.name, self._by_principal, self._limits.max_connections_per_principal)
+        name, limits = principal.name, self._limits
+        self._check("principal", name, self._by_principal, limits.max_connections_per_principal)
+        self._check_new("principal", name, self._new_by_principal.now(), limits.new_connections_per_principal)
 
     def _check(self, what: str, who: str, counts: Counter[str], limit: int) -> None:
         if counts[who] >= limit:
@@ -126,6 +154,13 @@ class Admission:
             detail = f"{who} has {limit} connections open; close some or raise limits.{name}"
             self._limited.hit(name, who, detail)
             raise BrokerError(Code.RATE_LIMITED, detail)
+
+    def _check_new(self, what: str, who: str, counts: Counter[str], limit: int) -> None:
+        if counts[who] >= limit:
+            name = f"new_connections_per_{what}"
+            detail = f"{who} has opened {limit} connections within a second; keep them open or raise limits.{name}"
+            self._limited.hit(name, who, detail)
+            raise BrokerError(Code.RATE_LIMITED, detail, retry_after=1.0)
 
     def identify(self, connection: OpenConnection) -> None:
         """Its principal has become known, or is another one now. Raises RATE_LIMITED when that one has connections
@@ -141,6 +176,7 @@ class Admission:
         if connection.principal is not None:
             name = self._names[connection.id] = connection.principal.name
             self._by_principal[name] += 1
+            self._new_by_principal.now()[name] += 1
 
     def leave(self, connection: OpenConnection) -> None:
         """Give the place back."""

@@ -39,8 +39,10 @@ class Client:
         self.aborted = True
 
 
-def admission_of(wall: Callable[[], float] = time.time, **limits: int) -> Admission:
-    return Admission(Limits(**limits), Limited(time.monotonic), wall=wall)
+def admission_of(
+    wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic, **limits: int
+) -> Admission:
+    return Admission(Limits(**limits), Limited(time.monotonic), wall=wall, clock=clock)
 
 
 def test_a_place_given_back_is_free_again() -> None:
@@ -184,3 +186,29 @@ def test_one_that_cannot_be_told_why_it_ends_saves_no_other(caplog: pytest.LogCa
     assert admission.dismiss(lambda _: True, BrokerError(Code.DISMISSED)) == 3
     assert [(len(client.told), client.aborted) for client in clients] == [(1, False), (0, True), (1, False)]
     assert "could not be told why it ends" in caplog.text
+
+
+def test_an_address_and_a_principal_open_so_many_within_a_second() -> None:
+    now = [100.2]
+    admission = admission_of(
+        clock=lambda: now[0], new_connections_per_address=3, new_connections_per_principal=2, max_connections=10
+    )
+
+    def come(address: str, principal: Principal | None = None) -> Client:
+        client = Client(address, principal)
+        admission.admit(client)
+        return client
+
+    ann = Principal("ann")
+    for _ in range(2):
+        admission.leave(come("10.0.0.1", ann))
+    with pytest.raises(BrokerError, match=r"ann has opened 2 .* raise limits\.new_connections_per_principal") as caught:
+        come("10.0.0.2", ann)
+    assert (caught.value.code, caught.value.retry_after) == (Code.RATE_LIMITED, 1.0)
+    come("10.0.0.1")
+    with pytest.raises(BrokerError, match=r"10\.0\.0\.1 has opened 3 .* raise limits\.new_connections_per_address"):
+        come("10.0.0.1")
+    come("10.0.0.3")
+    assert len(admission) == 2
+    now[0] = 101.0
+    come("10.0.0.1", ann)

@@ -23,6 +23,8 @@ def farewell(error: BrokerError, version: int, *, begun: bool) -> Connack | Disc
         return Connack(reason)
     if not version or (version != V5 and reason in _UNSPEAKABLE):
         return None
+    if reason is Reason.MESSAGE_RATE_TOO_HIGH:  # which is not for a CONNACK
+        reason = Reason.CONNECTION_RATE_EXCEEDED
     return Connack(_told(reason, Kind.CONNACK), False, properties)
 
 

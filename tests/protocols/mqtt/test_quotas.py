@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
+from broker.limits import Limits
 from broker.protocols.mqtt.backlogs import fair_level
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, Ack, Connack, Connect, Publish, Will
@@ -40,6 +41,21 @@ async def test_a_principal_has_so_many_sessions_and_no_more(tmp_path: Path) -> N
         await refused(await door.dial(), "fifth")
         await door.advance(61)
         await door.connect("fifth")
+
+
+async def test_who_connects_too_often_hears_it_in_connack(tmp_path: Path) -> None:
+    async with open_door(tmp_path, limits=Limits(new_connections_per_principal=2)) as door:
+        clients = [await door.dial() for _ in range(5)]
+        reasons = []
+        for client in clients:
+            client.write(Connect(V5, ""))
+        for client in clients:
+            connack = await client.hear(Connack)
+            reasons.append(connack.reason)
+            if connack.reason is not Reason.SUCCESS:
+                assert "limits.new_connections_per_principal" in connack.properties["reason_string"]
+        assert reasons[:2] == [Reason.SUCCESS] * 2
+        assert Reason.CONNECTION_RATE_EXCEEDED in reasons
 
 
 async def test_a_principal_has_so_many_retained_messages_and_no_more(tmp_path: Path) -> None:
