@@ -8,7 +8,7 @@ from broker.core.errors import BrokerError
 
 class AuthOptions(BaseModel):
     """`certificates`: name in a client's certificate, `URI:…` or `DNS:…` -> principal. `failed_passwords`: how many
-    attempts may fail per minute, for each address and for each name."""
+    attempts may fail per minute, for each address; ten times as many for each name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,7 +1,8 @@
 """Passwords, for people and MQTT clients: hashed with argon2id, verified off the loop, remembered when right.
 
 argon2 is slow on purpose. So it runs in few threads with a bounded line before them, a password found right is known by
-a hash keyed for this process alone, and attempts that fail are limited per address and per name. Floor 2.
+a hash keyed for this process alone, and attempts that fail are limited per address and, more gently, per name: nobody
+can lock somebody else out from one place. Floor 2.
 """
 
 import asyncio
@@ -23,25 +24,31 @@ MAX_WAITING = 200
 """Attempts that may wait for a thread."""
 MAX_KNOWN = 10_000
 """Passwords that are remembered to be right."""
+BY_NAME = 10
+"""So many times as often as an address, a name may fail: it takes as many addresses to lock it."""
+MAX_PLACES = 10_000
+"""Pairs of name and address that are remembered for a password that was right."""
 MIN_LENGTH, MAX_LENGTH = 8, 1024
 
 
 class Passwords:
-    """See the module. `clock`: monotonic seconds. `allowed`: how many attempts may fail per minute."""
+    """See the module. `clock`: monotonic seconds. `allowed`: how many attempts of an address may fail per minute."""
 
     def __init__(self, allowed: int, clock: Callable[[], float]) -> None:
         # OWASP's second choice of 2023: 19 MiB and 2 passes, about 30 ms; memory is bounded by the threads.
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 << 10, parallelism=1)
         self._threads = ThreadPoolExecutor(THREADS, "password")
-        self._attempts = Attempts(allowed, clock)
+        self._by_address = Attempts(allowed, clock)
+        self._by_name = Attempts(allowed * BY_NAME, clock)
+        self._places: dict[tuple[str, str], None] = {}  # name and address of passwords that were right
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, str] = {}  # keyed hash of name and password -> the stored hash that it is right for
         self._running: dict[tuple[bytes, str | None], asyncio.Future[bool]] = {}  # by keyed hash and stored one
         self._nobodys = ""  # what the password of an unknown name is compared with, so that it takes as long
 
     def allow(self, failures: int) -> None:
-        """From now on so many attempts may fail per minute."""
-        self._attempts.allowed = failures
+        """From now on so many attempts of an address may fail per minute."""
+        self._by_address.allowed, self._by_name.allowed = failures, failures * BY_NAME
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -72,13 +79,15 @@ class Passwords:
     def _check(self, name: str, address: str) -> None:
         if len(self._running) >= MAX_WAITING:
             raise BrokerError(Code.RATE_LIMITED, "too many passwords are being checked; try again in a moment")
-        for source, who in ((f"address {source_of(address)}", "your address"), (f"name {name}", f"the user {name!r}")):
-            wait = self._attempts.wait(source)
-            if wait > 0:
-                text = f"too many failed passwords for {who}; try again in {math.ceil(wait)} s"
-                raise BrokerError(Code.RATE_LIMITED, text, retry_after=wait)
-        for source in (f"address {source_of(address)}", f"name {name}"):
-            self._attempts.begin(source)
+        source = source_of(address)
+        wait, who = self._by_address.wait(source), "your address"
+        if wait <= 0 and (name, source) not in self._places:
+            wait, who = self._by_name.wait(name), f"the user {name!r}"
+        if wait > 0:
+            text = f"too many failed passwords for {who}; try again in {math.ceil(wait)} s"
+            raise BrokerError(Code.RATE_LIMITED, text, retry_after=wait)
+        self._by_address.begin(source)
+        self._by_name.begin(name)
 
     async def _verify(self, mark: bytes, name: str, password: str, stored: str | None, address: str) -> bool:
         loop = asyncio.get_running_loop()
@@ -89,11 +98,15 @@ class Passwords:
         fits = await loop.run_in_executor(self._threads, self._fits, stored or self._nobodys, password)
         if not fits or stored is None:
             return False
-        self._attempts.succeeded(f"address {source_of(address)}")
-        self._attempts.succeeded(f"name {name}")
+        source = source_of(address)
+        self._by_address.succeeded(source)
+        self._by_name.succeeded(name)
         self._known[mark] = stored
+        self._places[name, source] = None
         if len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
+        if len(self._places) > MAX_PLACES:
+            del self._places[next(iter(self._places))]
         return True
 
     def _fits(self, stored: str, password: str) -> bool:

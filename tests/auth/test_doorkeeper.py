@@ -70,7 +70,7 @@ async def test_names_that_nobody_can_have_are_not_remembered(strict: Strict) -> 
     for name in ("x" * 60_000, "a b", ""):
         with pytest.raises(BrokerError, match="the user or the password is wrong"):
             await strict.prove(Credentials(None, name, "correct horse"), "10.0.0.1")
-    assert not strict.passwords._attempts._debts
+    assert not strict.passwords._by_name._debts
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from broker.auth.attempts import MAX_KEYS, PERIOD, Attempts, source_of
-from broker.auth.password import MAX_LENGTH, Passwords
+from broker.auth.password import BY_NAME, MAX_LENGTH, Passwords
 from broker.core.errors import BrokerError, Code
 
 RIGHT = "correct horse"
@@ -121,9 +121,35 @@ async def test_failures_are_limited_by_address_and_come_back_with_time(passwords
     assert [await limited(passwords, f"name{i}", HERE) for i in range(10, 12)] == [False, True]
 
 
-async def test_failures_are_limited_by_name(passwords: Passwords) -> None:
-    assert [await limited(passwords, "ann", f"10.0.0.{i}") for i in range(4)] == [False] * 3 + [True]
-    assert not await limited(passwords, "bob", "10.0.0.9")
+async def test_failures_are_limited_by_name_more_gently(passwords: Passwords) -> None:
+    most = 3 * BY_NAME
+    assert [await limited(passwords, "ann", f"10.0.0.{i}") for i in range(most + 1)] == [False] * most + [True]
+    assert not await limited(passwords, "bob", "10.0.1.1")
+
+
+async def test_who_guesses_from_one_place_locks_nobody_else_out(passwords: Passwords) -> None:
+    stored = await passwords.hash(RIGHT)
+    while not await limited(passwords, "ann", THERE):
+        pass
+    assert await passwords.right("ann", RIGHT, stored, HERE)
+
+
+async def test_who_guesses_from_many_places_locks_nobody_out_where_the_password_was_right(passwords: Passwords) -> None:
+    first, second = await passwords.hash(RIGHT), await passwords.hash("battery staple")
+    assert await passwords.right("ann", RIGHT, first, HERE)
+    for i in range(3 * BY_NAME):
+        await limited(passwords, "ann", f"10.0.1.{i}")
+    assert await limited(passwords, "ann", THERE)
+    assert await passwords.right("ann", "battery staple", second, HERE)
+    assert [await limited(passwords, "ann", HERE) for _ in range(4)] == [False] * 3 + [True]
+
+
+async def test_places_are_bounded_in_number(passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.auth.password.MAX_PLACES", 5)
+    stored = await passwords.hash(RIGHT)
+    for i in range(10):
+        assert await passwords.right(f"ann{i}", RIGHT, stored, HERE)
+    assert len(passwords._places) == 5
 
 
 async def test_attempts_at_once_are_no_way_around(passwords: Passwords) -> None:
