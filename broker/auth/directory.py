@@ -204,8 +204,18 @@ class Directory:
         return account.record if account is not None else Record()
 
     async def _save(self, name: str, record: Record) -> None:
-        await self._store.save(name, pack_record(record) if record else None)
+        """On disk and in memory, or in neither: who is cancelled in the midst of it waits for its end all the same."""
+        saving = asyncio.ensure_future(self._store.save(name, pack_record(record) if record else None))
+        cancelled: asyncio.CancelledError | None = None
+        while not saving.done():
+            try:
+                await asyncio.wait((saving,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        saving.result()
         self._apply(name, record)
+        if cancelled is not None:
+            raise cancelled
 
     def _apply(self, name: str, record: Record) -> None:
         """The new record counts from here on; tell who depends on what went."""

@@ -1,5 +1,6 @@
 """Principals with their tokens, grants and passwords, on a real engine: kept, changed, ended, expired."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,6 +62,21 @@ async def test_a_token_speaks_for_its_principal(tmp_path: Path) -> None:
         assert (identity.principal.name, identity.how) == ("ann", f"token {token.id}")
         assert identity.principal is directory.principal("ann")
         assert directory.identify(text) is identity
+
+
+async def test_who_is_cancelled_while_a_change_is_committed_leaves_memory_as_the_disk_is(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (world, directory, told):
+        text, token = await directory.create_token("ann")
+        change = asyncio.create_task(directory.revoke(token.id))
+        for _ in range(3):  # again and again, while it is on its way
+            await asyncio.sleep(0)
+            change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        assert "was revoked" in refused(directory, text)
+        assert told.ended
+        assert refused(await directory_of(world), text)
+        assert await directory.create_token("ann")
 
 
 async def test_a_wrong_token_is_refused_alike_whether_its_id_is_known_or_not(tmp_path: Path) -> None:
