@@ -79,7 +79,7 @@ def check_config(
     except ConfigError as error:
         say(str(error))
         return False
-    for warning in (*_warnings(path, environ), *tls_warnings(config, served)):
+    for warning in (*_warnings(path, environ), *tls_warnings(config, served), *_bridge_warnings(config)):
         say(f"warning: {warning}")
     links = f"{len(config.drop)} drop folders, {len(config.mqtt_bridge)} bridges"
     declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {links}"
@@ -212,6 +212,16 @@ def _check_bridges(config: Config) -> list[Problem]:
         Problem(f"mqtt_bridge[{i}].name", f"{bridge.name!r} is mqtt_bridge[{names[bridge.name]}]'s; rename one")
         for i, bridge in enumerate(config.mqtt_bridge)
         if names.setdefault(bridge.name, i) != i
+    ]
+
+
+def _bridge_warnings(config: Config) -> list[str]:
+    """Passwords that travel for everybody to read."""
+    return [
+        f"mqtt_bridge[{i}].address: the password travels in the clear to {address.text}; write mqtts://"
+        for i, bridge in enumerate(config.mqtt_bridge)
+        for address in bridge.addresses
+        if bridge.password is not None and not address.tls and not is_loopback(address.host)
     ]
 
 

@@ -64,6 +64,12 @@ class Site:
             self._served.__exit__()
             self._served = None
 
+    def reload(self, config: str) -> None:
+        """SIGHUP, with another configuration."""
+        self.config = config
+        self.served.config.write_text(config)
+        self.served.signal(signal.SIGHUP)
+
     def stop(self) -> int:
         """SIGTERM; its exit code."""
         self.served.signal(signal.SIGTERM)

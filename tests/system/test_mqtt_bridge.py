@@ -6,6 +6,7 @@ from time import sleep
 
 import pytest
 
+from tests.authority import Authority
 from tests.system.door import ask, bodies, status
 from tests.system.site import Mosquitto, Site, needs_mosquitto, wait_until
 
@@ -178,6 +179,22 @@ def test_a_stop_in_the_middle_waits_for_what_is_in_flight_and_loses_nothing(tmp_
         here.start()
         wait_until(lambda: there.count("up/x") >= COUNT)
         assert there.numbers("up/x") == list(range(COUNT))
+
+
+def test_tls_is_verified_and_a_reload_takes_up_what_has_changed(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "other")
+    server = authority.issue("127.0.0.1")
+    there = Site(tmp_path / "there", f'[mqtt.tls]\ncertificate = "{server.certificate}"\nkey = "{server.key}"\n')
+    link = bridge("b", there.port, topics("t/#", "out")).replace("mqtt://", "mqtts://")
+    trust = link + f'[mqtt_bridge.tls]\nca = "{authority.path}"\n'
+    with there, Site(tmp_path / "here", trust.replace(str(authority.path), str(other.path))) as here:
+        here.publish("t/x", range(3))
+        wait_until(lambda: "certificate verify failed" in here.bridge("b")["error"])
+        here.reload(trust)
+        connected(here)
+        wait_until(lambda: there.count("t/x") == 3)
+        here.reload("")
+        wait_until(lambda: not status(here.served)["mqtt_bridge"])
 
 
 def ask_text(site: Site, path: str) -> str:

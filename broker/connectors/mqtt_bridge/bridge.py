@@ -23,9 +23,11 @@ from broker.connectors.mqtt_bridge.inbound import Inbound
 from broker.connectors.mqtt_bridge.mapping import Mapping
 from broker.connectors.mqtt_bridge.options import Address, BridgeOptions
 from broker.connectors.mqtt_bridge.outbound import Outbound, queue_of
+from broker.connectors.mqtt_bridge.refusals import Refusals
 from broker.connectors.mqtt_bridge.translation import Passport
 from broker.core.errors import BrokerError
-from broker.engine.base import Set
+from broker.core.spec import spec_values
+from broker.engine.base import Set, SubscriptionInfo
 from broker.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -100,8 +102,9 @@ class Bridge:
         self._chance = chance
         self._sleep = sleep
         self._mapping = Mapping(options.topics)
-        self._inbound = Inbound(hub, self._mapping, options.name)
-        self._outbound = Outbound(hub, options, self._mapping, monotonic)
+        self._refusals = Refusals(options.name, monotonic)
+        self._inbound = Inbound(hub, self._mapping, options.name, self._refusals)
+        self._outbound = Outbound(hub, options, self._mapping, self._refusals, monotonic)
         self._failures = 0
         self._connections = 0
         self._connected = ""
@@ -202,9 +205,15 @@ class Bridge:
         if not self._mapping.outgoing:
             return
         spec = queue_of(self._options, [entry.local for entry in self._mapping.outgoing])
-        before = next((i.spec for i in self._hub.engine.subscriptions() if i.spec.name == spec.name), None)
-        if before is None or replace(before, start=spec.start) != spec:
+        before = self._queue()
+        if before is None or spec_values(before.spec) != spec_values(spec):
             await self._hub.put_subscription(BROKER, spec)
+
+    def _queue(self) -> SubscriptionInfo | None:
+        try:
+            return self._hub.engine.subscription(self._options.queue)
+        except BrokerError:  # there is none: nothing goes out, or somebody has deleted it
+            return None
 
     async def _subscribe(self, client: BridgeClient, memory: Memory) -> None:
         """Ask for what is wanted, and no longer for what once was. The list is on disk before the other side hears of
@@ -241,7 +250,7 @@ class Bridge:
     def status(self) -> BridgeStatus:
         """How it fares."""
         inbound, outbound = self._inbound, self._outbound
-        queue = next((i for i in self._hub.engine.subscriptions() if i.spec.name == self._options.queue), None)
+        queue = self._queue()
         waits = inbound.waits_for if self._connected else ""
         well = "ok" if self._connected else "connecting"
         oldest = queue.oldest_at if queue is not None else None
@@ -250,7 +259,7 @@ class Bridge:
             state="waiting" if waits else "failing" if self._error else well,
             error=waits or self._error,
             address=self._connected or self._options.address[0],
-            refusal=outbound.refusal or inbound.refusal,
+            refusal=self._refusals.last,
             connections=self._connections,
             backlog=queue.ready + queue.leased + queue.delayed + queue.blocked if queue is not None else 0,
             oldest_seconds=0.0 if oldest is None else max(0.0, self._hub.wall() - oldest / 1000),

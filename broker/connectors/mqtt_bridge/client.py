@@ -11,8 +11,8 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import aiomqtt
 from paho.mqtt import client as paho
@@ -22,9 +22,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.connectors.mqtt_bridge.options import Address, BridgedTopics, BridgeOptions, BridgeTls
+from broker.connectors.mqtt_bridge.translation import properties_of
 from broker.core.mqtt import ORIGIN
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NEVER = 0xFFFFFFFF
 """Session expiry: what waits for us waits as long as the other broker keeps it."""
@@ -34,6 +36,8 @@ META_ROOM = 128 << 10
 _GOODBYE = 1.0
 """Seconds for DISCONNECT to go out."""
 _NO_LIMIT = 1 << 28
+TIMED_OUT, NO_ANSWER = "Operation timed out", "it does not answer"
+"""What aiomqtt says, and what it means."""
 
 
 class BridgeError(Exception):
@@ -81,6 +85,7 @@ class BridgeClient(aiomqtt.Client):
         self.session_present = False
         self.hung_up = False
         """The other side ended the connection: not we, and not silence."""
+        self._ending = ""
         self.connack: dict[str, Any] = {}
 
     # What the other side said in CONNACK
@@ -128,7 +133,7 @@ class BridgeClient(aiomqtt.Client):
     def _why(self, error: Exception) -> str:
         if self.speaks_5 and "protocol version" in str(error).lower():
             return f'{error}; set version = "3.1.1"'
-        return str(error) or type(error).__name__
+        return NO_ANSWER if str(error) == TIMED_OUT else str(error) or type(error).__name__
 
     async def _connect_in_thread(self) -> None:
         connected: asyncio.Future[None] = self._loop.create_future()
@@ -158,7 +163,7 @@ class BridgeClient(aiomqtt.Client):
         done, _ = await asyncio.wait((self._disconnected,), timeout=within)
         if done:
             error = self._disconnected.exception()
-            raise BridgeError(str(error) if error is not None else "it was closed")
+            raise BridgeError(self._ending or str(error))
 
     def fail(self, reason: str) -> None:
         """End the connection: `lost` tells why."""
@@ -189,33 +194,37 @@ class BridgeClient(aiomqtt.Client):
     async def subscribe_all(self, entries: Iterable[BridgedTopics]) -> list[str]:
         """What it did not grant, in words. Raises BridgeError."""
         refused: list[str] = []
-        try:
-            for entry in entries:
-                granted = await self._subscribe_one(entry)
-                if granted.value >= 0x80:
-                    refused.append(f"{entry.remote} is not granted: {granted.getName()}")
-        except aiomqtt.MqttError as error:
-            raise BridgeError(str(error)) from None
+        for entry in entries:
+            granted = (await self._answered(self._subscribed(entry)))[0]
+            assert isinstance(granted, ReasonCode)
+            if granted.value >= 0x80:
+                refused.append(f"{entry.remote} is not granted: {granted}")
         return refused
 
-    async def _subscribe_one(self, entry: BridgedTopics) -> ReasonCode:
+    def _subscribed(self, entry: BridgedTopics) -> Coroutine[Any, Any, Sequence[int | ReasonCode]]:
         """What was retained comes only to a new subscription, and our own messages do not come back."""
         if not self.speaks_5:
-            answer = await self.subscribe(entry.remote, entry.qos)
-        else:
-            options = SubscribeOptions(entry.qos, noLocal=True, retainAsPublished=True, retainHandling=1)
-            answer = await self.subscribe(entry.remote, options=options)
-        code = answer[0]
-        assert isinstance(code, ReasonCode)
-        return code
+            return self.subscribe(entry.remote, entry.qos)
+        options = SubscribeOptions(entry.qos, noLocal=True, retainAsPublished=True, retainHandling=1)
+        return self.subscribe(entry.remote, options=options)
 
     async def unsubscribe_all(self, filters: Iterable[str]) -> None:
         """Raises BridgeError."""
+        for text in filters:
+            await self._answered(self.unsubscribe(text))
+
+    async def _answered(self, asked: Coroutine[Any, Any, T]) -> T:
+        """aiomqtt would wait for an answer although the connection is gone. Raises BridgeError."""
+        task = self._loop.create_task(asked)
         try:
-            for text in filters:
-                await self.unsubscribe(text)
+            await asyncio.wait((task, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await self.lost(0)
+            return await task
         except aiomqtt.MqttError as error:
-            raise BridgeError(str(error)) from None
+            raise BridgeError(self._why(error)) from None
+        finally:
+            task.cancel()
 
     # Messages
 
@@ -254,9 +263,14 @@ class BridgeClient(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        self.hung_up = not self._disconnected.done() and reason_code.value not in (0, KEEP_ALIVE_TIMEOUT)
+        if not self._disconnected.done():
+            silent = reason_code.value == KEEP_ALIVE_TIMEOUT
+            self.hung_up = not silent and reason_code.value != 0
+            self._ending = "it has fallen silent" if silent else "it closed the connection"
+            if flags.is_disconnect_packet_from_server:
+                self._ending += f": {reason_code}"
         if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError(f"it was closed before CONNACK: {reason_code}"))
+            self._connected.set_exception(aiomqtt.MqttError("it closed the connection before CONNACK"))
         else:
             super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
@@ -281,11 +295,6 @@ class BridgeClient(aiomqtt.Client):
         self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         self._ends.confirmed(mid, reason_code)
-
-
-def properties_of(packet_type: int) -> Properties:
-    """An empty set of them; paho's class has no types."""
-    return Properties(packet_type)  # type: ignore[no-untyped-call]
 
 
 def _connect_properties(options: BridgeOptions, epoch: str, max_body: int) -> Properties:

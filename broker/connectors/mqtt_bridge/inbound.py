@@ -17,6 +17,7 @@ from paho.mqtt.client import MQTTMessage
 from broker.auth.principal import BROKER
 from broker.connectors.mqtt_bridge.client import BridgeClient
 from broker.connectors.mqtt_bridge.mapping import Mapping
+from broker.connectors.mqtt_bridge.refusals import Refusals
 from broker.connectors.mqtt_bridge.translation import Passport, read
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Draft
@@ -55,10 +56,11 @@ class Arrived:
 class Inbound:
     """Of one bridge, over all its connections."""
 
-    def __init__(self, hub: Hub, mapping: Mapping, name: str) -> None:
+    def __init__(self, hub: Hub, mapping: Mapping, name: str, refusals: Refusals) -> None:
         self._hub = hub
         self._mapping = mapping
         self._name = name
+        self._refusals = refusals
         self._waiting: deque[Arrived] = deque()
         self._size = 0
         self._most = MAX_UNIT  # fewer where a unit was refused, to find what can be stored
@@ -69,7 +71,6 @@ class Inbound:
         self.passport = Passport(name, hub.engine.epoch)
         self.waits_for = ""
         self.stored = self.duplicates = self.returned = self.refused = 0
-        self.refusal = ""
 
     def begin(self, client: BridgeClient, passport: Passport) -> None:
         """Another connection. What waits of the last one is stored, but cannot be acknowledged any more."""
@@ -114,11 +115,9 @@ class Inbound:
         said = self.passport.admitted(said)
         return topic, packed(message.qos, message.retain, said, int(hub.wall() * 1000), bridge=self._name), body
 
-    def _refuse(self, text: str) -> None:
+    def _refuse(self, why: str) -> None:
         self.refused += 1
-        if self.refusal != text:
-            log.warning("bridge: a message was refused", extra={"bridge": self._name, "reason": text})
-        self.refusal = text
+        self._refusals.tell(why)
 
     # Commits
 

@@ -18,6 +18,7 @@ from broker.auth.principal import BROKER
 from broker.connectors.mqtt_bridge.client import BridgeClient, BridgeError
 from broker.connectors.mqtt_bridge.mapping import Mapping
 from broker.connectors.mqtt_bridge.options import BridgeOptions
+from broker.connectors.mqtt_bridge.refusals import Refusals
 from broker.connectors.mqtt_bridge.translation import Passport, written
 from broker.core.errors import BrokerError
 from broker.core.message import Row
@@ -92,10 +93,18 @@ DELIVERED: Verdict = (Outcome.ACK, None)
 class Outbound:
     """Of one bridge, over all its connections."""
 
-    def __init__(self, hub: Hub, options: BridgeOptions, mapping: Mapping, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        options: BridgeOptions,
+        mapping: Mapping,
+        refusals: Refusals,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._hub = hub
         self._options = options
         self._mapping = mapping
+        self._refusals = refusals
         self._allowance = Allowance(options.rate, monotonic)
         self._client: BridgeClient | None = None
         self._attachment: Attachment | None = None
@@ -108,7 +117,6 @@ class Outbound:
         self._suspicious = False  # the last one was lost before anything was
         self._draining = False
         self.sent = self.rejected = 0
-        self.refusal = ""
 
     @property
     def progresses(self) -> bool:
@@ -212,19 +220,17 @@ class Outbound:
             self.sent += 1
             self._judge(letter, DELIVERED)
         elif reason.value in TEMPORARY:
-            self._judge(letter, (Outcome.RETRY, self._refused(f"{reason}; it is sent again")))
+            self._refuse(letter, Outcome.RETRY, f"{reason}; it is sent again")
         else:
             self._reject(letter, f"the other broker refused it: {reason}")
 
     def _reject(self, letter: Letter, why: str) -> None:
         self.rejected += 1
-        self._judge(letter, (Outcome.REJECT, self._refused(why)))
+        self._refuse(letter, Outcome.REJECT, why)
 
-    def _refused(self, why: str) -> str:
-        if self.refusal != why:
-            log.warning("bridge: a message was refused there", extra={"bridge": self._options.name, "reason": why})
-        self.refusal = why
-        return why
+    def _refuse(self, letter: Letter, outcome: Outcome, why: str) -> None:
+        self._refusals.tell(why)
+        self._judge(letter, (outcome, why))
 
     def _judge(self, letter: Letter, verdict: Verdict) -> None:
         """Settled with all else that is judged in this turn of the loop."""

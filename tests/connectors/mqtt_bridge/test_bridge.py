@@ -323,6 +323,36 @@ async def test_it_is_known_by_the_same_name_after_a_restart_and_gives_up_old_fil
     assert upstream.unsubscribed == ["down/#"]
 
 
+async def test_one_that_says_nothing_or_hangs_up_is_told_apart(broker: Broker, upstream: Upstream) -> None:
+    async with at_work(broker, options(upstream)) as bridge:
+        await until(lambda: bridge.status().state == "ok")
+        upstream.deaf = True  # to SUBSCRIBE
+        upstream.hang_up()
+        await until(lambda: len(upstream.connects) > 1)
+        upstream.hang_up()
+        await until(lambda: "closed the connection" in bridge.status().error)
+
+
+async def test_its_queue_is_not_changed_with_every_connection(broker: Broker, upstream: Upstream) -> None:
+    changes: list[int] = []
+    broker.hub.watchers.append(lambda: changes.append(1))
+    async with at_work(broker, options(upstream)) as bridge:
+        await until(lambda: bridge.status().state == "ok")
+        upstream.hang_up()
+        await until(lambda: bridge.status().connections == 2)
+    assert len(changes) == 1
+
+
+async def test_a_flood_of_refusals_is_one_line_of_the_log(
+    broker: Broker, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(broker, options(upstream)) as bridge:
+        await until(lambda: bridge.status().state == "ok")
+        upstream.send(*[Publish(f"other/{n}", b"x", 1, packet_id=n + 1) for n in range(50)])
+        await until(lambda: bridge.status().refused == 50)
+    assert len([record for record in caplog.records if "refused" in record.message]) == 1
+
+
 async def test_a_deleted_queue_is_made_again(broker: Broker, upstream: Upstream) -> None:
     async with at_work(broker, options(upstream)) as bridge:
         await until(lambda: bridge.status().state == "ok")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from broker.config.load import load_config
+from broker.config.load import check_config, load_config
 from broker.config.problem import ConfigError
 from broker.connectors.mqtt_bridge.options import Address, BridgeOptions
 
@@ -82,3 +82,18 @@ def test_two_bridges_have_two_names_and_secrets_stay_secret(tmp_path: Path) -> N
     assert "mqtt_bridge[1].name: 'b' is mqtt_bridge[0]'s; rename one" in str(raised.value)
     with pytest.raises(ConfigError, match="can be declared in the file only"):
         load_config(None, {"POSTROOM_MQTT_BRIDGE": "x", "POSTROOM_MQTT_BRIDGE__NAME": "x"})
+
+
+def test_a_password_in_the_clear_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "postroom.toml"
+    path.write_text(
+        '[[mqtt_bridge]]\nname = "b"\naddress = ["mqtt://far", "mqtts://far", "mqtt://127.0.0.1"]\nuser = "u"\n'
+        'password = "hush"\ntopics = [{filter = "t/#", direction = "out"}]\n'
+    )
+    path.chmod(0o600)
+    said: list[str] = []
+    assert check_config(path, {}, said.append)
+    assert said[0] == (
+        "warning: mqtt_bridge[0].address: the password travels in the clear to mqtt://far; write mqtts://"
+    )
+    assert len(said) == 2

@@ -34,13 +34,15 @@ def taken(packet: Publish) -> Reason | None:
 
 
 class Upstream:
-    """`heard` are the packets of all connections, in order; `acks` the identifiers that the bridge acknowledged."""
+    """What came on all connections, in order; `acks` are the identifiers that the bridge acknowledged. A `deaf` one
+    does not answer SUBSCRIBE."""
 
     def __init__(self) -> None:
         self.answer: Answer = taken
         self.refuses: Reason | None = None
         self.properties: Properties = NONE
         self.present = False
+        self.deaf = False
         self.connects: list[Connect] = []
         self.published: list[Publish] = []
         self.subscribed: list[str] = []
@@ -93,6 +95,8 @@ class Upstream:
             self._version = packet.version
             answer = Connack(self.refuses or Reason.SUCCESS, self.present and not self.refuses, self.properties)
         elif isinstance(packet, Subscribe):
+            if self.deaf:
+                return []
             self.subscribed += [request.filter for request in packet.requests]
             answer = Suback(packet.packet_id, tuple(Reason(request.qos) for request in packet.requests))
         elif isinstance(packet, Unsubscribe):
