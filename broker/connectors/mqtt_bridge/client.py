@@ -121,7 +121,7 @@ class BridgeClient(aiomqtt.Client):
         """Connect, be let in and say that we are there. Raises BridgeError."""
         try:
             await self._connect_in_thread()
-            await self._wait_for(self._connected, timeout=None)
+            await self._be_let_in()
             self._notify("1")
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             self.cut()
@@ -129,6 +129,13 @@ class BridgeClient(aiomqtt.Client):
         except asyncio.CancelledError:
             self.cut()
             raise
+
+    async def _be_let_in(self) -> None:
+        """Until CONNACK. Not by wait_for, which swallows a cancel that meets it. Raises MqttError."""
+        done, _ = await asyncio.wait((self._connected,), timeout=self.timeout)
+        if not done:
+            raise aiomqtt.MqttError(NO_ANSWER)
+        self._connected.result()
 
     def _why(self, error: Exception) -> str:
         if self.speaks_5 and "protocol version" in str(error).lower():
