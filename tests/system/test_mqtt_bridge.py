@@ -1,14 +1,18 @@
 """Bridges of real daemons: to another Postroom and to mosquitto, over outages and kill -9 of either side."""
 
+import asyncio
 from pathlib import Path
 from random import Random
 from time import sleep
 
 import pytest
 
+from broker.protocols.mqtt.codec.packets import Publish
 from tests.authority import Authority
+from tests.connectors.mqtt_bridge.upstream import open_upstream
 from tests.system.door import ask, bodies, status
 from tests.system.site import Mosquitto, Site, needs_mosquitto, wait_until
+from tests.system.waiting import until
 
 pytestmark = pytest.mark.system
 
@@ -203,3 +207,17 @@ def ask_text(site: Site, path: str) -> str:
     with urlopen(f"http://{site.served.address('http')}{path}") as response:
         found: str = response.read().decode()
         return found
+
+
+async def test_a_reset_behind_unread_messages_is_noticed(tmp_path: Path) -> None:
+    """uvloop stops watching such a socket: who then read one packet of many heard no more, until the keep alive."""
+    async with open_upstream() as there:
+
+        async def subscribed(times: int) -> None:
+            await until(lambda: len(there.subscribed) == times)
+
+        with Site(tmp_path / "here", bridge("b", there.port, topics("t/#", "in"))):
+            for times in range(1, 11):
+                await subscribed(times)
+                there.reset_after(*(Publish("t/x", b"1", 1, packet_id=n) for n in range(1, 200)))
+            await subscribed(11)

@@ -9,6 +9,8 @@ that hangs must stop neither other bridges nor the end of the daemon. Floor 4.
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import ssl
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
@@ -36,6 +38,8 @@ META_ROOM = 128 << 10
 _GOODBYE = 1.0
 """Seconds for DISCONNECT to go out."""
 _NO_LIMIT = 1 << 28
+_MOST_UNREAD = 10_000
+"""Packets that a socket which was reset may still hold."""
 TIMED_OUT, NO_ANSWER = "Operation timed out", "it does not answer"
 """What aiomqtt says, and what it means."""
 
@@ -281,6 +285,36 @@ class BridgeClient(aiomqtt.Client):
         else:
             super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: "paho.SocketLike") -> None:
+        """aiomqtt's would take up one that is closed by then, as the next method's; and reads a packet per event, which
+        is not enough where there will be no other."""
+        self._loop.call_soon_threadsafe(self._begin_reading, sock)
+
+    def _begin_reading(self, sock: "paho.SocketLike") -> None:
+        if self._client.socket() == sock:
+            self._loop.add_reader(sock.fileno(), self._read, sock)
+            self._misc_task = self._loop.create_task(self._misc_loop())
+
+    def _read(self, sock: "paho.SocketLike") -> None:
+        """What has come; all of it when it is the last, because uvloop tells once of a socket that was reset, and
+        nothing more of it, whatever came before is still unread."""
+        try:
+            self._client.loop_read()
+            while self._client.socket() == sock and _has_more(sock):
+                self._client.loop_read()
+            if self._client.socket() == sock and (code := _error_of(sock)):
+                self._read_rest(sock)
+                self.fail(os.strerror(code))
+        except Exception as error:
+            self.fail(str(error) or type(error).__name__)
+
+    def _read_rest(self, sock: "paho.SocketLike") -> None:
+        """Until paho finds the end."""
+        for _ in range(_MOST_UNREAD):
+            if self._client.socket() != sock:
+                return
+            self._client.loop_read()
+
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: "paho.SocketLike") -> None:
         """aiomqtt's would watch a descriptor that has been closed, and may be another's, by the time it does."""
         self._loop.call_soon_threadsafe(self._watch, sock)
@@ -302,6 +336,17 @@ class BridgeClient(aiomqtt.Client):
         self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         self._ends.confirmed(mid, reason_code)
+
+
+def _has_more(sock: Any) -> bool:
+    """Has TLS unpacked more than was read? No event tells of that."""
+    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+
+def _error_of(sock: Any) -> int:
+    """Why it was reset; 0: it was not."""
+    code: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return code
 
 
 def _connect_properties(options: BridgeOptions, epoch: str, max_body: int) -> Properties:

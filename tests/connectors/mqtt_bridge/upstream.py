@@ -1,7 +1,9 @@
 """Another broker, in as few words as a bridge needs, which a test makes behave badly."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from broker.protocols.mqtt.codec.codes import Kind, Reason
@@ -68,9 +70,20 @@ class Upstream:
             writer.transport.abort()
         self._writers.clear()
 
+    def reset_after(self, *packets: Packet) -> None:
+        """To whom is connected; then the connection is reset, at once."""
+        writer = self._writers.pop()
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._write(writer, packets)
+        writer.transport.abort()
+
     def send(self, *packets: Packet) -> None:
         """To whom is connected."""
-        self._writers[-1].write(b"".join(encode(packet, self._version) for packet in packets))
+        self._write(self._writers[-1], packets)
+
+    def _write(self, writer: asyncio.StreamWriter, packets: Sequence[Packet]) -> None:
+        writer.write(b"".join(encode(packet, self._version) for packet in packets))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
