@@ -1,6 +1,5 @@
 """Bridges of real daemons: to another Postroom and to mosquitto, over outages and kill -9 of either side."""
 
-import asyncio
 from pathlib import Path
 from random import Random
 from time import sleep
