@@ -110,5 +110,10 @@ def test_a_trace_reaches_workers_webhooks_streams_and_dead_letters(tmp_path: Pat
         parents = {row["headers"]["traceparent"] for row in rows}
         assert len(rows) == 2
         assert len(parents) == 1  # the rows of a file are one trace
-        entries = ask(served, "GET", "/v1/topics/$sys/audit/messages")[1]["messages"]
-        assert [entry["body"]["verb"] for entry in entries] == ["subscription.put"] * 2 + ["daemon.start"] * 2
+
+        def done() -> list[str]:
+            entries = ask(served, "GET", "/v1/topics/$sys/audit/messages")[1]["messages"]
+            return [entry["body"]["verb"] for entry in entries]
+
+        served.until(lambda: len(done()) == 4)  # an entry follows its deed
+        assert done() == ["subscription.put"] * 2 + ["daemon.start"] * 2

@@ -12,7 +12,7 @@ HELLO, PUBLISH, ATTACH, CREDIT, SETTLE, EXTEND, STARTED, DETACH, REQUEST, UNIT, 
 WELCOME, CONFIRM, REFUSE, DELIVER, ATTACHED, DETACHED, REPLY, ERROR, PONG, CLOSING, SLOWED = range(32, 43)
 VERSION = 1
 MAX_DEPTH = 16
-SMALL = 4_096
+_SMALL = 4_096
 """Bytes of a piece of a frame below which the space that a piece of its own takes counts."""
 _TLS_RECORD = 0x16
 """The first byte of who speaks TLS (RFC 8446 §5.1); as that of a length it is beyond every limit."""
@@ -60,7 +60,7 @@ class FrameReader:
     def _keep(self, data: bytes) -> None:
         """Large pieces as they are, for they are copied once when all is there; small ones in one, which would take
         many times their size otherwise."""
-        if len(data) >= SMALL:
+        if len(data) >= _SMALL:
             self._parts.append(data)
         elif type(last := self._parts[-1]) is bytearray:
             last += data
