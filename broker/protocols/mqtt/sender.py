@@ -196,7 +196,10 @@ class Sender:
             packet_id = self._outbound.send(qos, (tie, offset) if tie is not None else (None, row)) if qos else 0
         else:
             assert tie is not None
-            packet_id, qos = tie.known.pop(offset)
+            packet_id, qos = again
+            if not self._outbound.send_again(packet_id):
+                return False
+            del tie.known[offset]
             own = self._own(row, wanted)
         alias, named = (0, True) if self._aliases is None else self._aliases.alias(row[1])
         retain = tie is None or (heard.retain and wanted.retain_as_published)
@@ -297,6 +300,8 @@ class Sender:
     def again(self, retained: Sequence[tuple[int, int, Row]]) -> None:
         """Retained messages (identifier, QoS, row) that the last connection left unanswered."""
         now = self._now()
+        for packet_id, _, _ in retained:
+            self._outbound.send_again(packet_id)
         out = [
             self._encoded.heard(row, now)[1].packet(self._version, qos, True, packet_id, dup=True)
             for packet_id, qos, row in retained

@@ -92,26 +92,29 @@ class Step(Generic[T]):
 
 class Outbound(Generic[T]):
     """The messages in flight to one receiver, each with whatever the caller knows it by. `receive_maximum` is the
-    receiver's: no more than that many are in flight. Lives as long as the session; identifiers go round, so that one
-    that has just become free is not used at once."""
+    receiver's: no more than that many are in flight. What the last connection left, `sent`, is in flight again only when
+    it was sent on this one, whose receiver may take fewer. Identifiers go round, so that one that has just become free
+    is not used at once."""
 
-    __slots__ = ("_last", "_sent", "receive_maximum")
+    __slots__ = ("_last", "_later", "_sent", "receive_maximum")
 
     def __init__(self, receive_maximum: int = MAX_PACKET_ID, sent: Iterable[tuple[int, Sent, T]] = ()) -> None:
         self.receive_maximum = receive_maximum
         self._sent: dict[int, tuple[Sent, T]] = {packet_id: (state, token) for packet_id, state, token in sent}
+        self._later = {packet_id for packet_id, (state, _) in self._sent.items() if state is not Sent.RELEASED}
         self._last = max(self._sent, default=0)
 
     @property
     def room(self) -> int:
         """How many more may be sent now. [MQTT-3.3.4-7, 4.9.0-1, 4.9.0-2]"""
-        return max(0, self.receive_maximum - len(self._sent))
+        used = len(self._sent)
+        return max(0, min(self.receive_maximum - used + len(self._later), MAX_PACKET_ID - used))
 
     def send(self, qos: int, token: T) -> int:
         """The identifier for a message that is sent with QoS 1 or 2. Raises ValueError where there is no room.
         [MQTT-2.2.1-4, 4.3.2-1, 4.3.3-1]"""
         sent = self._sent
-        if len(sent) >= self.receive_maximum:
+        if len(sent) - len(self._later) >= min(self.receive_maximum, MAX_PACKET_ID - len(self._later)):
             raise ValueError(f"{len(sent)} messages are in flight, the receiver takes {self.receive_maximum}")
         packet_id = self._last % MAX_PACKET_ID + 1
         while packet_id in sent:
@@ -119,6 +122,14 @@ class Outbound(Generic[T]):
         self._last = packet_id
         sent[packet_id] = (Sent.QOS_1 if qos == 1 else Sent.QOS_2, token)
         return packet_id
+
+    def send_again(self, packet_id: int) -> bool:
+        """What the last connection left is sent on this one; False where there is no room for it yet."""
+        if packet_id in self._later:
+            if len(self._sent) - len(self._later) >= self.receive_maximum:
+                return False
+            self._later.discard(packet_id)
+        return True
 
     def on(self, ack: Ack) -> Step[T]:
         """Take note of a PUBACK, PUBREC or PUBCOMP."""
@@ -135,6 +146,7 @@ class Outbound(Generic[T]):
                     step.unknown.append(packet_id)
                 continue
             token = entry[1]
+            self._later.discard(packet_id)
             if after is None:
                 del self._sent[packet_id]
             else:
@@ -153,6 +165,7 @@ class Outbound(Generic[T]):
         """These are free: what they stand for is not sent again."""
         for packet_id in packet_ids:
             self._sent.pop(packet_id, None)
+            self._later.discard(packet_id)
 
     def unanswered(self) -> list[tuple[int, Sent, T]]:
         """What is to be sent again on a new connection, and only then, in this order: with DUP, or its PUBREL where it
