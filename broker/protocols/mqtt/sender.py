@@ -191,7 +191,7 @@ class Sender:
                 parcel.done.append(offset)
                 return True
             wanted, qos = asked, min(heard.qos, asked.qos)
-            if qos and not self._outbound.room:
+            if qos and not self._has_room(tie, offset):
                 return False
             packet_id = self._outbound.send(qos, (tie, offset) if tie is not None else (None, row)) if qos else 0
         else:
@@ -213,6 +213,16 @@ class Sender:
             parcel.kept.append((packet_id, offset))
         return True
 
+    def _has_room(self, tie: Tie | None, offset: int) -> bool:
+        """For a message that is sent for the first time: of the same reader goes first what was in flight before, but
+        not what lies behind this one and would be waited for in vain."""
+        outbound = self._outbound
+        if outbound.room:
+            return True
+        return outbound.spare > 0 and all(
+            later is not tie or (isinstance(place, int) and offset < place) for later, place in outbound.later()
+        )
+
     def _own(self, row: Row, wanted: Wanted) -> bytes:
         """What this client alone is told: its subscription identifiers, and the id that we made if it wants it. What is
         in no log has none."""
@@ -229,7 +239,7 @@ class Sender:
         if not tie.holds(offset):
             tie.free(1, 0)
             return True
-        if asked.qos and not self._outbound.room:
+        if asked.qos and not self._outbound.spare:
             return False
         topic = first_topic(row)
         now = self._now()

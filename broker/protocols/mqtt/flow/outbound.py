@@ -1,6 +1,6 @@
 """Messages that we sent with QoS 1 or 2 and the receiver has not answered for good (§4.3.2, §4.3.3, §4.9)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Final, Generic, TypeVar
@@ -92,9 +92,9 @@ class Step(Generic[T]):
 
 class Outbound(Generic[T]):
     """The messages in flight to one receiver, each with whatever the caller knows it by. `receive_maximum` is the
-    receiver's: no more than that many are in flight. What the last connection left, `sent`, is in flight again only when
-    it was sent on this one, whose receiver may take fewer. Identifiers go round, so that one that has just become free
-    is not used at once."""
+    receiver's: no more than that many are in flight. What the last connection left, `sent`, is so again only when it was
+    sent on this one, whose receiver may take fewer. Identifiers go round, so that one that has just become free is not
+    used at once."""
 
     __slots__ = ("_last", "_later", "_sent", "receive_maximum")
 
@@ -106,15 +106,24 @@ class Outbound(Generic[T]):
 
     @property
     def room(self) -> int:
-        """How many more may be sent now. [MQTT-3.3.4-7, 4.9.0-1, 4.9.0-2]"""
+        """How many more may be sent now, behind all that was in flight before. [MQTT-3.3.4-7, 4.9.0-1, 4.9.0-2]"""
+        return max(0, self.receive_maximum - len(self._sent))
+
+    @property
+    def spare(self) -> int:
+        """The same for what goes before it."""
         used = len(self._sent)
         return max(0, min(self.receive_maximum - used + len(self._later), MAX_PACKET_ID - used))
+
+    def later(self) -> Iterator[T]:
+        """What was in flight before and was not sent on this connection yet."""
+        return (self._sent[packet_id][1] for packet_id in self._later)
 
     def send(self, qos: int, token: T) -> int:
         """The identifier for a message that is sent with QoS 1 or 2. Raises ValueError where there is no room.
         [MQTT-2.2.1-4, 4.3.2-1, 4.3.3-1]"""
         sent = self._sent
-        if len(sent) - len(self._later) >= min(self.receive_maximum, MAX_PACKET_ID - len(self._later)):
+        if len(sent) >= self.receive_maximum and not self.spare:
             raise ValueError(f"{len(sent)} messages are in flight, the receiver takes {self.receive_maximum}")
         packet_id = self._last % MAX_PACKET_ID + 1
         while packet_id in sent:
@@ -135,6 +144,8 @@ class Outbound(Generic[T]):
         """Take note of a PUBACK, PUBREC or PUBCOMP."""
         step: Step[T] = Step()
         answer = _answer(ack)
+        if self._later:
+            self._later.difference_update(ack.packet_ids)
         for packet_id in ack.packet_ids:
             entry = self._sent.get(packet_id)
             after, do = TABLE[entry and entry[0], answer]
@@ -146,7 +157,6 @@ class Outbound(Generic[T]):
                     step.unknown.append(packet_id)
                 continue
             token = entry[1]
-            self._later.discard(packet_id)
             if after is None:
                 del self._sent[packet_id]
             else:
