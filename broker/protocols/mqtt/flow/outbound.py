@@ -92,9 +92,9 @@ class Step(Generic[T]):
 
 class Outbound(Generic[T]):
     """The messages in flight to one receiver, each with whatever the caller knows it by. `receive_maximum` is the
-    receiver's: no more than that many are in flight. What the last connection left, `sent`, is so again only when it was
-    sent on this one, whose receiver may take fewer. Identifiers go round, so that one that has just become free is not
-    used at once."""
+    receiver's: no more than that many are in flight. What the last connection left, `sent`, is so again only when it
+    was sent on this one, whose receiver may take fewer. Identifiers go round, so that one that has just become free is
+    not used at once."""
 
     __slots__ = ("_last", "_later", "_sent", "receive_maximum")
 
