@@ -11,7 +11,6 @@ from broker.protocols.mqtt.codec.encoder import encode
 from broker.protocols.mqtt.codec.fitting import Answer
 from broker.protocols.mqtt.codec.packets import (
     V5,
-    V31,
     V311,
     Ack,
     Auth,
@@ -30,8 +29,8 @@ from broker.protocols.mqtt.codec.packets import (
 )
 from broker.protocols.mqtt.options import MqttOptions
 from tests.protocols.mqtt.door import Client, Door, open_door
+from tests.protocols.mqtt.strategies import VERSIONS
 
-VERSIONS = (V31, V311, V5)
 PLAIN_NAMES = ("0", "z", "0123456789abcdefghijklm", "nopqrstuvwxyzABCDEFGHIJ", "KLMNOPQRSTUVWXYZ")
 
 

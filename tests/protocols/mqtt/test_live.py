@@ -11,7 +11,6 @@ from broker.hub import Outgoing
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.packets import (
     V5,
-    V31,
     V311,
     Ack,
     Connack,
@@ -25,8 +24,7 @@ from broker.protocols.mqtt.codec.packets import (
 )
 from broker.protocols.mqtt.options import MqttOptions
 from tests.protocols.mqtt.door import Door, open_door
-
-VERSIONS = (V31, V311, V5)
+from tests.protocols.mqtt.strategies import VERSIONS
 
 
 @pytest.mark.parametrize("version", VERSIONS)

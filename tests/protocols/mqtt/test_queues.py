@@ -526,7 +526,7 @@ async def test_who_goes_while_it_subscribes_leaves_no_consumer_behind(door: Door
     connection = door.comes("hasty", Subscribe(1, (Request("$queue/jobs/jobs", 1),)))
     await asyncio.sleep(0)
     connection.abort()
-    await asyncio.sleep(0.05)
+    await asyncio.gather(*connection._tasks)
     await door.server.sessions.stop()
     assert all(not info.consumers for info in door.hub.engine.subscriptions())
 

@@ -162,7 +162,7 @@ async def test_session_expiry(guests: Guests) -> None:
     a = await guests.connect("a", expiry=2)
     await a.subscribe(topic, qos=2)
     await a.leave()
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.2)
     a = await guests.connect("a", clean=False, expiry=2, present=True)
     await a.leave()
     await asyncio.sleep(3.2)  # it ends with the second that follows
