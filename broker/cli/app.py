@@ -34,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="A message broker: durable queues, streams, webhooks and drop folders from one fsynced log.",
+    help="A message broker: durable queues, streams, MQTT, webhooks and drop folders from one fsynced log.",
 )
 app.command()(serve.serve)
 app.command("check-config")(serve.check_config)
