@@ -5,6 +5,7 @@ Floor 0.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 from pyroaring import BitMap64
 
@@ -186,13 +187,13 @@ class Backlog:
 
     # Caps and time
 
-    def surplus(self, count: int, limit: int | None) -> list[int]:
-        """The oldest ready messages that must go: `count` of them, and more until at most `limit` bytes are left."""
-        victims = self._lanes.oldest(count) if count > 0 else []
+    def surplus(self, offsets: BitMap64, count: int, limit: int | None) -> list[int]:
+        """The oldest of these that must go: `count` of them, and more until at most `limit` bytes are left."""
+        victims = list(offsets[: max(count, 0)])
         if limit is None or self._sizes is None:
             return victims
         over = self.size - limit - self._sizes.sum(victims)
-        for offset in self._lanes.oldest(len(victims) + 1_000)[len(victims) :] if over > 0 else ():
+        for offset in islice(offsets, len(victims), None) if over > 0 else ():
             victims.append(offset)
             over -= self._sizes[offset]
             if over <= 0:

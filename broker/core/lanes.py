@@ -36,10 +36,6 @@ class Lane:
         """Take one out if it is there."""
         self.offsets.discard(offset)
 
-    def oldest(self, count: int) -> list[int]:
-        """The lowest offsets, left where they are."""
-        return list(self.offsets[:count])
-
     def take(self, count: int, admit: Callable[[int], bool] | None) -> list[int]:
         """Take up to `count` in order."""
         part = self.offsets[:count]
@@ -209,7 +205,3 @@ class Lanes:
                 if len(taken) >= count:
                     break
         return taken
-
-    def oldest(self, count: int) -> list[int]:
-        """The ready messages with the lowest offsets."""
-        return sorted(offset for lane in self._lanes.values() for offset in lane.oldest(count))[:count]

@@ -152,22 +152,27 @@ class Queue:
 
     def _drop_oldest(self) -> None:
         excess = len(self.outstanding) - self.spec.max_messages if self.spec.max_messages else 0
-        self._drop(self._backlog.surplus(excess, self.spec.max_bytes))
+        self._drop(self._backlog.surplus(self._unheld(), excess, self.spec.max_bytes))
 
     def _drop(self, victims: Sequence[int]) -> None:
         for offset in victims:
-            self._backlog.remove(offset)
+            self._take_out(offset)
         self._settled(victims)
         self.counters.dropped += len(victims)
 
+    def _unheld(self) -> BitMap64:
+        """What is in nobody's hands and not on its way out: ready, delayed or blocked."""
+        held = BitMap64(self._dying)
+        for member in self.members:
+            held.update(member.leased)
+        return self.outstanding - held
+
     def trim(self, size: int) -> int:
-        """Drop the oldest of those that wait, until at most so many bytes are outstanding, none waits, or enough
-        was done in one go; how many. For queues with a cap of bytes: of others no sizes are known."""
-        count = 0
-        while count < MAX_TRIMMED and (victims := self._backlog.surplus(0, size)):
-            self._drop(victims)
-            count += len(victims)
-        return count
+        """Drop the oldest that nobody holds, until at most so many bytes are outstanding, or enough was done in one
+        go; how many. For queues with a cap of bytes: of others no sizes are known."""
+        victims = self._backlog.surplus(self._unheld()[:MAX_TRIMMED], 0, size)
+        self._drop(victims)
+        return len(victims)
 
     # Handing out
 
@@ -447,10 +452,7 @@ class Queue:
 
     def purge(self) -> int:
         """Settle all that is ready, delayed or blocked; returns how many."""
-        held = BitMap64(self._dying)
-        for member in self.members:
-            held.update(member.leased)
-        gone = self.outstanding - held
+        gone = self._unheld()
         self._backlog.remove_all(gone)
         self._settled(list(gone))
         return len(gone)

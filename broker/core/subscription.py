@@ -31,7 +31,8 @@ class Outcome(StrEnum):
 
 
 class Overflow(StrEnum):
-    """What a queue at its cap does: `refuse` the publisher, or `drop_oldest` (settled as dropped, and counted)."""
+    """What a queue at its cap does: `refuse` the publisher, or `drop_oldest` of what no consumer has in hand, be it
+    ready, delayed or behind its key (settled as dropped, and counted)."""
 
     REFUSE = "refuse"
     DROP_OLDEST = "drop_oldest"

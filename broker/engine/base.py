@@ -324,8 +324,8 @@ class Engine(Protocol):
         Cheap. Raises UNKNOWN_SUBSCRIPTION, WRONG_KIND."""
 
     async def trim(self, name: str, max_bytes: int) -> int:
-        """Of a queue with `max_bytes`: settle the oldest that wait until at most so many bytes are not settled, or
-        enough was done in one go, and count them as dropped; returns how many. Raises UNKNOWN_SUBSCRIPTION,
+        """Of a queue with `max_bytes`: settle the oldest that nobody has in hand until at most so many bytes are not
+        settled, or enough was done in one go, and count them as dropped; returns how many. Raises UNKNOWN_SUBSCRIPTION,
         WRONG_KIND."""
 
     async def purge(self, name: str) -> int:

@@ -39,6 +39,7 @@ class Known:
     key: str | None
     priority: int
     expires_at: int | None
+    size: int
     state: str = "waiting"
     holder: Member | None = None
     lease: int = 0
@@ -49,6 +50,11 @@ class Known:
     deliveries: int = 0
     record: bool = False
     astray: bool = False  # settled by somebody while it waited behind its key's head, which order says nothing about
+
+    @property
+    def unheld(self) -> bool:
+        """Waits for its turn, its key or its retry."""
+        return self.state in ("waiting", "delayed")
 
     def free(self, state: str = "waiting") -> None:
         """Nobody holds it any more."""
@@ -82,9 +88,12 @@ class QueueMachine(RuleBasedStateMachine):
         fair=st.booleans(),
         single_active=st.booleans(),
         cap=st.sampled_from([None, None, 6]),
+        room=st.sampled_from([None, None, 30]),
         grants=st.lists(st.integers(1, 20), max_size=2),
     )
-    def begin(self, ordered: bool, fair: bool, single_active: bool, cap: int | None, grants: list[int]) -> None:
+    def begin(
+        self, ordered: bool, fair: bool, single_active: bool, cap: int | None, room: int | None, grants: list[int]
+    ) -> None:
         self.spec = Spec(
             "q",
             Kind.QUEUE,
@@ -96,6 +105,7 @@ class QueueMachine(RuleBasedStateMachine):
             fair=fair,
             single_active=single_active,
             max_messages=cap,
+            max_bytes=room,
             overflow=Overflow.DROP_OLDEST,
         )
         self.now, self.wall = 1_000.0, 1_795_424_400_000
@@ -120,6 +130,7 @@ class QueueMachine(RuleBasedStateMachine):
                     "key": st.sampled_from(["k", "l", "m"]),
                     "priority": st.sampled_from([1, 9]),
                     "expires_in": st.sampled_from([700, 5_000]),
+                    "body": st.sampled_from([b"", b"a longer body"]),
                 },
             ),
             min_size=1,
@@ -135,26 +146,29 @@ class QueueMachine(RuleBasedStateMachine):
             meta: Meta = {name: options[name] for name in ("key", "priority") if name in options}  # type: ignore[assignment]
             if "expires_in" in options:
                 meta["expires_at"] = self.wall + options["expires_in"]
-            rows.append((self.end, "t", self.wall, pack_meta(meta), b"body"))
-            self.known[self.end] = Known(self.end, meta.get("key"), meta.get("priority", 0), meta.get("expires_at"))
+            rows.append((self.end, "t", self.wall, pack_meta(meta), options.get("body", b"body")))
+            self.known[self.end] = self.remembered(rows[-1])
         self.log.update({row[0]: row for row in rows})
         before = self.queue.counters.dropped
         handouts = self.queue.publish(rows, self.now, hold=hold)
-        self.see_dropped(self.queue.counters.dropped - before)
+        dropped = self.surplus()
+        assert self.queue.counters.dropped - before == len(dropped)
+        self.settle_all(dropped)
         assert not (hold and handouts)
         self.see(handouts)
 
-    def see_dropped(self, count: int) -> None:
-        gone = [known for offset, known in self.known.items() if offset not in self.queue.outstanding]
-        assert len(gone) == count
-        assert all(known.state == "waiting" for known in gone)
-        cap = self.spec.max_messages
-        if gone and cap is not None:
-            assert len(self.queue.outstanding) == cap or not self.queue.ready
-            if not self.spec.ordered:
-                left = [k.offset for k in self.in_state("waiting") if k not in gone]
-                assert max(k.offset for k in gone) < min(left, default=FOR_EVER)
-        self.settle_all(gone)
+    def surplus(self) -> list[Known]:
+        """The oldest that nobody holds, until the caps are kept."""
+        most, room = self.spec.max_messages or math.inf, self.spec.max_bytes or math.inf
+        count, size = len(self.known), sum(known.size for known in self.known.values())
+        dropped: list[Known] = []
+        for known in sorted(self.known.values(), key=lambda known: known.offset):
+            if count <= most and size <= room:
+                break
+            if known.unheld:
+                dropped.append(known)
+                count, size = count - 1, size - known.size
+        return dropped
 
     # Workers
 
@@ -301,7 +315,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        gone = [k for k in self.known.values() if k.state in ("waiting", "delayed")]
+        gone = [k for k in self.known.values() if k.unheld]
         assert self.queue.purge() == len(gone)
         self.settle_all(gone)
 
@@ -321,7 +335,7 @@ class QueueMachine(RuleBasedStateMachine):
         for known in self.expiring():
             if self.expiry(known) <= self.wall:
                 self.told.add(known.offset)
-                if known.state in ("waiting", "delayed"):
+                if known.unheld:
                     self.settle_all([known])
         left = self.queue.deadline(self.now, self.wall)
         assert left is None or left > self.now or self.queue.unfinished
@@ -361,7 +375,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def remembered(self, row: Row) -> Known:
         meta = unpack_meta(row[3])
-        known = Known(row[0], meta.get("key"), meta.get("priority", 0), meta.get("expires_at"))
+        known = Known(row[0], meta.get("key"), meta.get("priority", 0), meta.get("expires_at"), len(row[4]))
         if row[0] in self.disk.failed:
             known.record = True
             known.attempts, known.deliveries, known.due = self.disk.failed[row[0]]

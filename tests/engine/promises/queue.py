@@ -791,6 +791,19 @@ class TestCaps:
         assert worker.waiting[-1] == "5"
         assert len(worker.waiting) <= 2
 
+    async def test_a_cap_holds_for_what_waits_behind_its_key_and_for_its_retry(self, world: World) -> None:
+        worker = await world.queue("jobs", messages=1, max_messages=3, overflow="drop_oldest", ordered=True)
+        await world.publish("jobs", "0", key="k")
+        rows = await worker.take(1)
+        for i in range(1, 6):
+            await world.publish("jobs", str(i), key="k")
+        assert world.info().dropped == 3
+        assert worker.settle(Outcome.RETRY, rows, delay=60_000) == []
+        await world.publish("jobs", "6", key="k")
+        assert world.info().dropped == 4
+        worker.tie.grant(10, 1_000)
+        assert await worker.bodies(1) == ["4"]
+
 
 class TestTimeToLive:
     async def test_an_expired_message_is_not_delivered(self, world: World) -> None:
