@@ -13,19 +13,16 @@ its next commit, and calls `tick` when `deadline()` has come. Floor 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import heappop, heappush
-from typing import Any
 
 from pyroaring import BitMap64
 
 from broker.core.backlog import Backlog
-from broker.core.lease import Handout, Lease, Member, fitting
+from broker.core.lease import Handout, Leases, Member, fitting
 from broker.core.message import MAX_DELAY, Row
 from broker.core.offsets import PAGE_SIZE, add_rising, page_of, pages_of
-from broker.core.record import Changes, Counters, Dead, Record
+from broker.core.record import Changes, Counters, Dead, Record, Records
 from broker.core.subscription import Consumer, Outcome, Overflow, Spec
 
-MAX_HISTORY = 50
 MAX_TRIMMED = 10_000
 
 
@@ -35,20 +32,15 @@ class Queue:
     def __init__(self, spec: Spec, floor: int, lease_base: int = 0) -> None:
         self.spec = spec
         self.paused = False
-        self.members: list[Member] = []
         self.counters = Counters()
         self.outstanding = BitMap64()
-        self.records: dict[int, Record] = {}
         self.scanned = floor
-        self._lease_number = lease_base
-        self._delayed: list[tuple[int, int]] = []  # heap of (due unix ms, offset)
-        self._dying: set[int] = set()
-        self._earliest: float | None = None  # no lease runs out before this
-        self._dirty_pages: set[int] = set()
-        self._dirty_records: set[int] = set()
-        self._dead: list[Dead] = []
+        self._leases = Leases(lease_base)
         self._backlog = Backlog(spec)
-        self._turn = 0
+        self._records = Records()
+        self._dying: set[int] = set()
+        self._dead: list[Dead] = []
+        self._dirty_pages: set[int] = set()
 
     # State, as others see it
 
@@ -56,6 +48,11 @@ class Queue:
     def floor(self) -> int:
         """Everything up to here is settled or does not match."""
         return int(self.outstanding[0]) - 1 if self.outstanding else self.scanned
+
+    @property
+    def members(self) -> list[Member]:
+        """The consumers, in the order they came."""
+        return self._leases.members
 
     @property
     def ready(self) -> int:
@@ -70,7 +67,7 @@ class Queue:
     @property
     def hungry(self) -> bool:
         """Has a consumer that may be served credit left?"""
-        return not self.paused and bool(self._eager())
+        return not self.paused and bool(self._leases.eager(self.spec.single_active))
 
     @property
     def unfinished(self) -> bool:
@@ -80,12 +77,12 @@ class Queue:
     @property
     def leased(self) -> int:
         """How many are in consumers' hands."""
-        return sum(len(m.leased) for m in self.members)
+        return len(self._leases)
 
     @property
     def delayed(self) -> int:
         """How many wait for their retry."""
-        return sum(1 for r in self.records.values() if r.due)
+        return self._records.delayed
 
     @property
     def blocked(self) -> int:
@@ -131,13 +128,10 @@ class Queue:
     def restored(self, records: Mapping[int, Record], scanned: int) -> None:
         """At start: all is known; make ready what is."""
         self.scanned = scanned
-        self.records = {o: r for o, r in records.items() if o in self.outstanding}
         waiting = self.outstanding.copy()
-        for offset, record in self.records.items():
-            if record.due:
-                heappush(self._delayed, (record.due, offset))
-                waiting.discard(offset)
-                self._backlog.occupy(offset)
+        for offset in self._records.restore({o: r for o, r in records.items() if o in self.outstanding}):
+            waiting.discard(offset)
+            self._backlog.occupy(offset)
         self._backlog.restore(waiting)
 
     def _over(self) -> bool:
@@ -162,9 +156,8 @@ class Queue:
 
     def _unheld(self) -> BitMap64:
         """What is in nobody's hands and not on its way out: ready, delayed or blocked."""
-        held = BitMap64(self._dying)
-        for member in self.members:
-            held.update(member.leased)
+        held = self._leases.held()
+        held.update(self._dying)
         return self.outstanding - held
 
     def trim(self, size: int) -> int:
@@ -182,22 +175,16 @@ class Queue:
         self.members.append(member)
         return member
 
-    def _eager(self) -> list[Member]:
-        members = self.members[:1] if self.spec.single_active else self.members
-        return [m for m in members if m.credit > 0 and m.room > 0 and (m.room >= m.wants or not m.leased)]
-
     def roomy(self, size: int) -> bool:
         """Has every consumer that would be served room for so many bytes?"""
-        return all(member.room >= size for member in self._eager())
+        return all(member.room >= size for member in self._leases.eager(self.spec.single_active))
 
     def _hand_over(self, rows: Sequence[Row], now: float) -> list[Handout]:
         """The caught-up path: nothing waits, so rows in memory go straight to consumers, in equal shares."""
         handouts: list[Handout] = []
-        eager = self._eager()
-        self._turn += 1
+        eager = self._leases.in_turn(self.spec.single_active)
         at = 0
-        for i in range(len(eager)):
-            member = eager[(i + self._turn) % len(eager)]
+        for i, member in enumerate(eager):
             share = -(-(len(rows) - at) // (len(eager) - i))
             part = rows[at : at + min(share, member.credit)]
             part, size = fitting(part, member.room, not member.leased)
@@ -214,10 +201,8 @@ class Queue:
         handouts: list[Handout] = []
         if self.paused or not len(self._backlog):
             return handouts
-        eager = self._eager()
-        self._turn += 1
-        for i in range(len(eager)):
-            member = eager[(i + self._turn) % len(eager)]
+        eager = self._leases.in_turn(self.spec.single_active)
+        for i, member in enumerate(eager):
             share = -(-len(self._backlog) // (len(eager) - i))
             offsets = self._backlog.take(min(share, member.credit, limit))
             if offsets:
@@ -225,14 +210,8 @@ class Queue:
         return handouts
 
     def _lease(self, member: Member, offsets: list[int], now: float, rows: Sequence[Row] | None, size: int) -> Handout:
-        self._lease_number += 1
-        lease = Lease(self._lease_number, now + self.spec.lease / 1000)
-        member.leased.update(dict.fromkeys(offsets, lease))
-        member.credit -= len(offsets)
         member.room -= size
-        if self._earliest is None or lease.deadline < self._earliest:
-            self._earliest = lease.deadline
-        return Handout(member, offsets, lease.number, rows)
+        return Handout(member, offsets, self._leases.lease(member, offsets, now + self.spec.lease / 1000), rows)
 
     def charge(self, member: Member, size: int) -> None:
         """The rows of a pick were found and weigh so many bytes."""
@@ -242,47 +221,37 @@ class Queue:
         """These of a pick were not delivered after all; they are ready as before and the credit is whole. `wants`: the
         bytes of the first of them, when the member has no room for it."""
         member.wants = wants
-        for offset in offsets:
-            if member.leased.pop(offset, None) is not None:
-                member.credit += 1
-                self._backlog.back(offset)
+        for offset in member.release(offsets):
+            member.credit += 1
+            self._backlog.back(offset)
 
     def gone(self, member: Member, offsets: Sequence[int]) -> None:
         """These of a pick are no longer in the log: nothing is left to deliver."""
-        mine = [o for o in offsets if member.leased.pop(o, None) is not None]
+        mine = member.release(offsets)
         member.credit += len(mine)
         self._settled(mine)
 
     def attempts(self, offsets: Iterable[int]) -> dict[int, tuple[int, int]]:
         """(attempts, deliveries) of those that were delivered before."""
-        records = self.records
-        if not records:
-            return {}
-        return {o: (r.attempts, r.deliveries) for o in offsets if (r := records.get(o)) is not None}
+        return self._records.attempts(offsets)
 
     # Events: messages are settled
 
     def ack(self, member: Member, offsets: Sequence[int]) -> Sequence[int]:
         """Done. Returns those that were not this member's to settle any more."""
-        pop = member.leased.pop
-        mine = [o for o in offsets if pop(o, None) is not None]
+        mine = member.release(offsets)
         lost: Sequence[int] = ()
         if len(mine) != len(offsets):
             lost = self._ack_late(set(offsets).difference(mine))
-        self._done(member, mine)
-        return lost
-
-    def _done(self, member: Member, mine: Sequence[int]) -> None:
-        if member.started:
-            member.started.difference_update(mine)
         self.counters.acked += len(mine)
         self._settled(mine)
+        return lost
 
     def _ack_late(self, offsets: Iterable[int]) -> list[int]:
         """A lease that ran out without the message being leased anew: the ack still counts."""
         lost: list[int] = []
         for offset in offsets:
-            if offset not in self.outstanding or self._holder(offset) is not None or offset in self._dying:
+            if offset not in self.outstanding or self._leases.holder(offset) is not None or offset in self._dying:
                 lost.append(offset)
                 continue
             self._take_out(offset)
@@ -316,7 +285,7 @@ class Queue:
             elif outcome is Outcome.RELEASE:
                 self._backlog.back(offset)
             elif outcome is Outcome.REJECT:
-                self._remember(offset, "rejected", error, wall)
+                self._records.remember(offset, "rejected", error, wall)
                 self._kill(offset, "rejected")
             else:
                 self._fail(offset, "retry", error, wall, chance, delay)
@@ -326,16 +295,16 @@ class Queue:
         """Could a settle that quotes this lease be applied?"""
         if offset not in self.outstanding or offset in self._dying:
             return False
-        holder = self._holder(offset)
+        holder = self._leases.holder(offset)
         return holder is None or lease is None or holder.leased[offset].number == lease
 
     def _surrender(self, member: Member | None, offset: int, lease: int | None) -> bool:
         """Take the message out of the hands of the settler; False when it is somebody else's or settled."""
         if offset not in self.outstanding or offset in self._dying:
             return False
-        holder = self._holder(offset)
+        holder = self._leases.holder(offset)
         if holder is None:
-            if member is not None and offset not in self.records:
+            if member is not None and offset not in self._records:
                 return False  # released or taken back: only a lease that ran out leaves a record
             self._take_out(offset)
             return True
@@ -343,23 +312,13 @@ class Queue:
             return False
         if member is None and lease is not None and holder.leased[offset].number != lease:
             return False
-        del holder.leased[offset]
-        holder.started.discard(offset)
+        holder.release([offset])
         return True
-
-    def _holder(self, offset: int) -> Member | None:
-        for member in self.members:
-            if offset in member.leased:
-                return member
-        return None
 
     def _take_out(self, offset: int) -> None:
         """Out of ready, delayed or blocked: the caller settles or delays it anew."""
         self._backlog.remove(offset)
-        record = self.records.get(offset)
-        if record is not None and record.due:
-            record.due = 0
-            self._dirty_records.add(offset)
+        self._records.resume(offset)
 
     def _settled(self, offsets: Sequence[int]) -> None:
         if not offsets:
@@ -367,30 +326,14 @@ class Queue:
         gone = BitMap64(offsets)
         self.outstanding -= gone
         self._dirty_pages |= pages_of(offsets)
-        if self.records:
-            for offset in offsets:
-                if self.records.pop(offset, None) is not None:
-                    self._dirty_records.add(offset)
+        self._records.forget(offsets)
         self._backlog.settled(offsets, gone)
-
-    def _record(self, offset: int) -> Record:
-        self._dirty_records.add(offset)
-        return self.records.setdefault(offset, Record())
-
-    def _remember(self, offset: int, outcome: str, error: str | None, wall: int) -> Record:
-        record = self._record(offset)
-        entry: dict[str, Any] = {"at": wall, "outcome": outcome}
-        if error:
-            # What cannot be UTF-8 (half of a surrogate pair) could not be stored, and would stop the writer for all.
-            entry["error"] = error[:1_000].encode(errors="replace").decode()
-        record.history = [*record.history[-MAX_HISTORY + 1 :], entry]
-        return record
 
     def _fail(
         self, offset: int, outcome: str, error: str | None, wall: int, chance: float, delay: int | None = None
     ) -> None:
         """A real failure: ask the retry policy."""
-        record = self._remember(offset, outcome, error, wall)
+        record = self._records.remember(offset, outcome, error, wall)
         record.attempts += 1
         decided = self.spec.retry.delay(record.attempts, chance)
         if decided is None:
@@ -399,17 +342,15 @@ class Queue:
         self.counters.retried += 1
         wait = min(decided if delay is None else delay, MAX_DELAY)
         if wait:
-            record.due = wall + wait
-            heappush(self._delayed, (record.due, offset))
+            self._records.delay(offset, wall + wait)
             self._backlog.occupy(offset)
         else:
             self._backlog.back(offset)
 
     def _kill(self, offset: int, reason: str) -> None:
-        history = self.records[offset].history if offset in self.records else []
         self._dying.add(offset)
         self._backlog.occupy(offset)
-        self._dead.append(Dead(offset, reason, history))
+        self._dead.append(Dead(offset, reason, self._records.history(offset)))
 
     # Events: consumers change
 
@@ -420,16 +361,7 @@ class Queue:
 
     def extend(self, member: Member, offsets: Sequence[int], duration: int, now: float) -> list[int]:
         """Prolong leases to `duration` ms from now; returns those that are no longer this member's."""
-        lost: list[int] = []
-        for offset in offsets:
-            lease = member.leased.get(offset)
-            if lease is None:
-                lost.append(offset)
-                continue
-            member.leased[offset] = Lease(lease.number, now + duration / 1000)
-        if self._earliest is not None:
-            self._earliest = min(self._earliest, now + duration / 1000)
-        return lost
+        return self._leases.extend(member, offsets, now + duration / 1000)
 
     def started(self, member: Member, offsets: Iterable[int]) -> None:
         """Work on these has begun."""
@@ -443,7 +375,7 @@ class Queue:
         leased, member.leased = member.leased, {}
         for offset in leased:
             if lost and offset in member.started:
-                record = self._remember(offset, "worker lost", None, wall)
+                record = self._records.remember(offset, "worker lost", None, wall)
                 record.deliveries += 1
                 if record.deliveries >= self.spec.max_deliveries:
                     self._kill(offset, "worker lost too often")
@@ -461,45 +393,26 @@ class Queue:
 
     def deadline(self, now: float, wall: int) -> float | None:
         """When `tick` has something to do (monotonic seconds), or None."""
-        times = [] if self._earliest is None else [self._earliest]
-        if self.unfinished and self._eager():
+        times = [] if self._leases.soonest is None else [self._leases.soonest]
+        if self.unfinished and self._leases.eager(self.spec.single_active):
             times.append(now)
-        if self._delayed:
-            times.append(now + (self._delayed[0][0] - wall) / 1000)
-        if (expiry := self._backlog.next_expiry) is not None:
-            times.append(now + (expiry - wall) / 1000)
+        walls = (self._records.next_due, self._backlog.next_expiry)
+        times += [now + (due - wall) / 1000 for due in walls if due is not None]
         return min(times, default=None)
 
     def tick(self, now: float, wall: int, chance: float) -> None:
         """End leases that ran out, make due retries ready, settle what expired."""
-        if self._earliest is not None and self._earliest <= now:
-            self._end_leases(now, wall, chance)
-        while self._delayed and self._delayed[0][0] <= wall:
-            due, offset = heappop(self._delayed)
-            record = self.records.get(offset)
-            if record is not None and record.due == due:
-                record.due = 0
-                self._dirty_records.add(offset)
-                self._backlog.back(offset)
+        for offset in self._leases.run_out(now):
+            self.counters.leases_expired += 1
+            self._fail(offset, "lease ran out", None, wall, chance)
+        for offset in self._records.due(wall):
+            self._backlog.back(offset)
         if ended := self._backlog.expired(wall):
             self._expire(ended)
 
-    def _end_leases(self, now: float, wall: int, chance: float) -> None:
-        self._earliest = None
-        for member in self.members:
-            ended = [o for o, lease in member.leased.items() if lease.deadline <= now]
-            self.counters.leases_expired += len(ended)
-            for offset in ended:
-                del member.leased[offset]
-                member.started.discard(offset)
-                self._fail(offset, "lease ran out", None, wall, chance)
-            if member.leased:
-                soonest = min(lease.deadline for lease in member.leased.values())
-                self._earliest = soonest if self._earliest is None else min(self._earliest, soonest)
-
     def _expire(self, offsets: BitMap64) -> None:
         """Settle those that nobody holds; what is in a worker's hands it may finish."""
-        waiting = [o for o in offsets & self.outstanding if self._holder(o) is None and o not in self._dying]
+        waiting = list(offsets & self._unheld())
         for offset in waiting:
             self._take_out(offset)
         self._settled(waiting)
@@ -507,7 +420,7 @@ class Queue:
 
     def expired(self, member: Member, offsets: Sequence[int]) -> None:
         """The caller found, with the rows in hand, that these have expired: settle them instead of delivering."""
-        mine = [o for o in offsets if member.leased.pop(o, None) is not None]
+        mine = member.release(offsets)
         member.credit += len(mine)
         self._settled(mine)
         self.counters.expired += len(mine)
@@ -517,7 +430,7 @@ class Queue:
     @property
     def changed(self) -> bool:
         """Is there something that a commit should persist?"""
-        return bool(self._dirty_pages or self._dirty_records or self._dead)
+        return bool(self._dirty_pages or self._records.changed or self._dead)
 
     def take_changes(self) -> Changes:
         """Hand over what changed since the last call; the caller persists it in one transaction, dead letters'
@@ -528,13 +441,11 @@ class Queue:
             self._dying.difference_update(d.offset for d in dead)
             self._settled([d.offset for d in dead])
         floor = self.floor
-        changes = Changes(dead=dead, floor=floor)
+        changes = Changes(dead=dead, floor=floor, records=self._records.take_changes())
         for page in self._dirty_pages:
             if page >= page_of(floor + 1):
                 changes.pages[page] = self._settled_in(page, floor)
-        changes.records = {offset: self.records.get(offset) for offset in self._dirty_records}
         self._dirty_pages.clear()
-        self._dirty_records.clear()
         self._backlog.forget_below(floor)
         return changes
 
