@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from broker.auth.directory import Account, Directory
 from broker.auth.grant import parse_grant
@@ -15,11 +15,63 @@ from broker.core.errors import BrokerError, Code
 from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import arrived, principal_of
-from broker.protocols.http.models import Given, GivenGrant, MadeToken, NewToken, Password, Principal, Principals
+from broker.protocols.http.models import Given, Moment, Shape, Span
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Parameter, Tag, no_content, pages, path_part
 from broker.protocols.http.paging import page
 from broker.protocols.http.representation import answer, moment
 from broker.protocols.http.router import Route
+
+
+class Token(Shape):
+    """A token as it is listed: the secret is not kept."""
+
+    id: str
+    created_at: Moment
+    expires_at: Moment | None
+
+
+class Principal(Shape):
+    """Somebody who asks, and what it may. `password`: whether it has one."""
+
+    name: str
+    grants: list[str]
+    tokens: list[Token]
+    password: bool
+
+
+class Principals(Shape):
+    """A page; `next` goes into `after` for the one that follows."""
+
+    principals: list[Principal]
+    next: str | None
+
+
+class NewToken(Given):
+    """For how long; without it, until it is revoked."""
+
+    lifetime: Span | None = None
+
+
+class MadeToken(Shape):
+    """`token` goes into `Authorization: Bearer TOKEN`."""
+
+    token: str
+    id: str
+    principal: str
+    expires_at: Moment | None
+
+
+class GivenGrant(Given):
+    """In words: `publish orders/#`, `consume subscription:mailer`, `admin`."""
+
+    grant: str
+
+
+class Password(Given):
+    """Its hash is kept."""
+
+    password: Annotated[str, Field(min_length=8, max_length=1024)]
+
 
 M = TypeVar("M", bound=Given)
 NAME = path_part("name", "Letters, digits, `.`, `_`, `-`, `@`; at most 128.", "billing")

@@ -1,7 +1,7 @@
 """MQTT's clients and retained messages, as operators see them. The door itself is handed in by the daemon. Floor 4."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
@@ -12,11 +12,93 @@ from broker.core.topic import check_topic
 from broker.hub import Hub
 from broker.protocols.http import parameters
 from broker.protocols.http.access import principal_of
-from broker.protocols.http.models import Deleted, MqttClient, MqttClients, RetainedMessages
+from broker.protocols.http.models import Deleted, Moment, Shape
 from broker.protocols.http.operation import Answer, Choice, Operation, Parameter, Tag, no_content, pages, path_part
 from broker.protocols.http.paging import names_in_order
 from broker.protocols.http.representation import answer, moment
 from broker.protocols.http.router import Route
+
+
+class MqttSubscription(Shape):
+    """`filter` as it was sent, `qos` as it was granted."""
+
+    filter: str
+    qos: int
+
+
+class MqttGroup(Shape):
+    """A shared subscription, and what waits for all its members together."""
+
+    filter: str
+    queued: int
+    queued_bytes: int
+
+
+class MqttTrouble(Shape):
+    """What was refused, or why a connection ended."""
+
+    code: str
+    detail: str
+    at: Moment
+
+
+class MqttClient(Shape):
+    """A client is a session, connected or away; what only one that is connected has is null for the others.
+
+    `kept`: its session outlives the connection, by `expiry_seconds`; `expires_at` of one that is away. `filters`: how
+    many subscriptions there are, `groups` of those that are shared. `in_flight_…`: messages that are not answered for
+    good, from us and to us. `connection` is its id in the list of connections.
+    """
+
+    client: str
+    principal: str
+    state: Literal["connected", "away"]
+    connection: str | None
+    address: str | None
+    port: int | None
+    version: str | None
+    keep_alive_seconds: int | None
+    connected_since: Moment | None
+    slow: bool
+    kept: bool
+    expiry_seconds: int
+    away_since: Moment | None
+    expires_at: Moment | None
+    subscriptions: list[MqttSubscription]
+    groups: list[MqttGroup]
+    filters: int
+    queued: int
+    queued_bytes: int
+    in_flight_out: int
+    in_flight_in: int
+    dropped: int
+    last_error: MqttTrouble | None
+
+
+class MqttClients(Shape):
+    """A page; `next` goes into `after` for the one that follows."""
+
+    clients: list[MqttClient]
+    next: str | None
+
+
+class RetainedMessage(Shape):
+    """`size`: bytes of its body; `offset`: its place in the log, null for one that is in none."""
+
+    topic: str
+    size: int
+    principal: str
+    offset: int | None
+    published_at: Moment
+    expires_at: Moment | None
+
+
+class RetainedMessages(Shape):
+    """A page; `next` goes into `after` for the one that follows."""
+
+    retained: list[RetainedMessage]
+    next: str | None
+
 
 MOMENTS = ("connected_since", "away_since", "expires_at")
 SHOWN = 10
