@@ -22,6 +22,7 @@ from broker.limits import Limits
 from broker.observe.audit import TOPIC as AUDIT
 from broker.observe.audit import Trail
 from broker.observe.limited import Limited
+from broker.retained import RetainedMessages
 
 MAX_SCHEDULED = 10_000
 OWN_QUEUES = "mqtt/"
@@ -48,6 +49,7 @@ class Administration:
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
+        self.retained = RetainedMessages(engine, limits, wall)
         self.checks: list[Callable[[Spec], None]] = []
         """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
         self.watchers: list[Callable[[], None]] = []

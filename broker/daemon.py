@@ -146,6 +146,7 @@ class Daemon:
         await self._recover()
         self._stack.push_async_callback(self.engine.stop)
         self.hub = Hub(self.engine, config.limits, audit=True)
+        await self.hub.retained.load()
         self._vigil = Vigil(self.hub, self._notifier, lambda: self.addresses)
         self._links = Links(self.hub, self._tasks)
         self._stack.push_async_callback(self._tasks.end)
@@ -232,6 +233,7 @@ class Daemon:
         self._tasks.keep("reload", self._reload_on_request)
         self._tasks.keep("certificates", self._doors.watch_certificates)
         self._tasks.keep("tokens", self._expire_tokens)
+        self._tasks.keep("retained", self.hub.retained.watch)
         if self._notifier.watchdog_seconds is not None:
             self._tasks.keep("watchdog", self._vigil.feed_watchdog)
 
@@ -284,7 +286,7 @@ class Daemon:
             routes=[
                 *AccountRoutes(self.hub, self.directory, self._strict.passwords).routes(),
                 *(TunnelRoutes(*MQTT_TUNNEL, self._mqtt.connection).routes() if config.mqtt.websocket else ()),
-                *MqttRoutes(self.hub, self._mqtt.clients, self._mqtt.retention).routes(),
+                *MqttRoutes(self.hub, self._mqtt.clients).routes(),
             ],
             more=self._more_status,
             secret=self._links.secret,

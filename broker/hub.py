@@ -369,6 +369,19 @@ class Hub(Administration):
         """The topics with messages that it may know of, by name."""
         return [info for info in self.engine.topics() if self.sees(principal, on_topic(info.name))]
 
+    # Retained messages
+
+    async def delete_retained(self, principal: Principal, text: str) -> int:
+        """Delete all of now that a filter matches; how many. Raises FORBIDDEN, and what committing does; then some may
+        be gone."""
+        with self.audited(principal, "mqtt.retained.delete", text) as entry:
+            self.authorize(principal, Verb.MANAGE, on_topic(text))
+            units = self.retained.deletions(text)
+            for unit in units:
+                await self.committed(unit)
+            entry["count"] = count = sum([len(unit.sets) for unit in units])
+        return count
+
     # Keys and values
 
     def check_key(self, principal: Principal, name: object, value: object = None) -> str:

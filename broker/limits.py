@@ -9,6 +9,7 @@ class Limits(BaseModel):
     `max_uncommitted`: of units that wait for their commit, over all doors; beyond it those who have more than their
     part are slowed. `max_arriving`: of requests and frames that have not come to their end, and `max_unsent`: of what
     clients have not read, over all doors; beyond them the slowest are closed. `new_connections_…`: within a second.
+    `retained_…`: of messages that MQTT retains, `…_per_principal` of those that one published last.
     `publish_…_per_second`: of one principal, 0 for no bound.
     """
 
@@ -30,5 +31,9 @@ class Limits(BaseModel):
     max_consumers_per_connection: int = Field(1_000, ge=1)
     max_batch: int = Field(10_000, ge=1)
     max_subscriptions: int = Field(100_000, ge=1)
+    retained_messages: int = Field(100_000, ge=0)
+    retained_bytes: int = Field(64 << 20, ge=0)
+    retained_messages_per_principal: int = Field(75_000, ge=0)
+    retained_bytes_per_principal: int = Field(48 << 20, ge=0)
     publish_messages_per_second: int = Field(0, ge=0)
     publish_bytes_per_second: int = Field(0, ge=0)

@@ -16,6 +16,7 @@ from broker.hub import Outgoing
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, V311, Connack, Connect, Disconnect, Publish, Will
 from tests.protocols.mqtt.door import Client, dial
+from tests.system.waiting import until
 
 
 class World:
@@ -196,12 +197,24 @@ async def test_retained_messages_are_listed_and_deleted(world: World) -> None:
     assert counts == [3, 1, 1, 0]
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.retained.SWEEP", 0.01)
+
+
+async def test_what_is_retained_is_swept_when_it_has_expired(often: None, world: World) -> None:
+    writer = await world.connect("w")
+    await writer.publish("short", "x", retain=True, properties={"message_expiry": 1})
+    await until(lambda: not world.daemon.hub.retained)
+    assert await world.daemon.engine.keys("mqtt/retained/") == []
+
+
 async def test_what_is_published_while_all_is_deleted_is_the_same_in_memory_and_on_disk(world: World) -> None:
     writer = await world.connect("w")
-    retained = world.daemon._mqtt.retained
     for round_ in range(20):
         for i in range(50):
             writer.write(Publish(f"a/{i}", str(round_).encode(), retain=True))
         await world("DELETE", "/mqtt/retained", filter="**")
     await writer.publish("end")  # behind them all
-    assert await world.daemon.engine.keys("mqtt/retained/") == [f"mqtt/retained/{topic}" for topic in retained.topics()]
+    in_memory = sorted(world.daemon.hub.retained.matched("#"))
+    assert await world.daemon.engine.keys("mqtt/retained/") == [f"mqtt/retained/{topic}" for topic in in_memory]

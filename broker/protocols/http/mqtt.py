@@ -6,7 +6,6 @@ from typing import Any, Literal, Protocol
 from aiohttp import web
 
 from broker.auth.grant import CONNECTIONS, Verb, on_topic
-from broker.auth.principal import Principal
 from broker.core.message import Row, unpack_meta
 from broker.core.topic import check_topic
 from broker.hub import Hub
@@ -168,26 +167,12 @@ class Clients(Protocol):
         """End its session too. Raises NOT_FOUND."""
 
 
-class Retention(Protocol):
-    """What the MQTT door retains."""
-
-    def matched(self, text: str) -> Iterator[str]:
-        """The topics of those that a filter matches, in no order."""
-
-    def show(self, topic: str) -> tuple[Row, str]:
-        """One, and who published it."""
-
-    async def delete(self, text: str) -> int:
-        """How many went."""
-
-
 class MqttRoutes:
     """See the module."""
 
-    def __init__(self, hub: Hub, clients: Clients, retention: Retention) -> None:
+    def __init__(self, hub: Hub, clients: Clients) -> None:
         self._hub = hub
         self._clients = clients
-        self._retention = retention
 
     def routes(self) -> list[Route]:
         """What this module serves."""
@@ -231,23 +216,17 @@ class MqttRoutes:
         """Answers a page of what is retained."""
         query, text = request.query, _filter(request)
         self._hub.authorize(principal_of(request), Verb.CONSUME, on_topic(text))
-        topics = self._retention.matched(text)
-        part, following = names_in_order(topics, RETAINED_LIMIT.read(query), query.get("after"))
-        return answer({"retained": [_retained(*self._retention.show(topic)) for topic in part], "next": following})
+        kept = self._hub.retained
+        part, following = names_in_order(kept.matched(text), RETAINED_LIMIT.read(query), query.get("after"))
+        return answer({"retained": [_retained(*kept.show(topic)) for topic in part], "next": following})
 
     async def delete(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers how many went."""
-        return await self._delete(principal_of(request), _filter(request))
+        return answer({"deleted": await self._hub.delete_retained(principal_of(request), _filter(request))})
 
     async def delete_one(self, request: web.BaseRequest, topic: str) -> web.StreamResponse:
         """The same of one topic, whatever stands in its name."""
-        return await self._delete(principal_of(request), check_topic(topic))
-
-    async def _delete(self, principal: Principal, text: str) -> web.StreamResponse:
-        with self._hub.audited(principal, "mqtt.retained.delete", text) as entry:
-            self._hub.authorize(principal, Verb.MANAGE, on_topic(text))
-            entry["count"] = count = await self._retention.delete(text)
-        return answer({"deleted": count})
+        return answer({"deleted": await self._hub.delete_retained(principal_of(request), check_topic(topic))})
 
 
 def _filter(request: web.BaseRequest) -> str:

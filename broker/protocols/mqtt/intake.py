@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
-from broker.core.message import Draft, Row
+from broker.core.message import Draft
 from broker.core.mqtt import BY_QOS, packed
 from broker.engine.base import Receipt, Set, Unit
 from broker.protocols.mqtt.codec.codes import Kind, Reason
@@ -20,7 +20,8 @@ from broker.protocols.mqtt.codec.packets import NONE, V5, Ack, Properties, Publi
 from broker.protocols.mqtt.codec.reasons import FROM_SERVER
 from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.flow.inbound import Do
-from broker.protocols.mqtt.kept import inbound_key, retained_set
+from broker.protocols.mqtt.kept import inbound_key
+from broker.retained import Retaining
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.connection import Connection
@@ -31,9 +32,6 @@ PUBACK, PUBREC = 0x40, 0x50
 Answers = list[int | bytes]
 """What a commit answers, in order: the identifier of a message with QoS 1, that of one with QoS 2 as a negative number,
 or a packet."""
-
-Retaining = tuple[int, int, Draft]
-"""What is retained, with the index of its message in the unit, or -1, and that of its write."""
 
 
 class Intake:
@@ -110,7 +108,7 @@ class Intake:
         meta = packed(qos, retain, properties, int(self._hub.wall() * 1000), sender)
         draft = (topic, meta, payload)
         if retain:
-            self._connection.server.retained.check(*draft, self._principal.name)
+            self._hub.retained.check(draft, self._principal.name)
         return draft
 
     def _retain(self, draft: Draft, qos: int) -> None:
@@ -121,10 +119,7 @@ class Intake:
         else:
             self._passing.append(draft)
             index = -1
-        topic, meta, body = draft
-        self._retained.append((index, len(self._sets), draft))
-        row: Row = (0, topic, int(self._hub.wall() * 1000), meta, body)
-        self._sets.append(retained_set(row, self._principal.name))
+        self._retained.append(self._hub.retained.keep(self._sets, draft, index, self._principal.name))
 
     def release(self, ack: Ack) -> None:
         """PUBREL. Raises MqttError for an identifier whose PUBREC was not sent. [MQTT-4.3.3-11]"""
@@ -234,10 +229,7 @@ class Intake:
             if receipt.error is not None:
                 self._failed(answers, receipt.error)
                 return
-            for index, at, (topic, meta, body) in retained:
-                offset = receipt.place(index) if index >= 0 else None
-                row: Row = (offset or 0, topic, receipt.at, meta, body)
-                self._connection.server.retained.put(row, receipt.revisions[at], self._principal.name)
+            self._hub.retained.committed(receipt, retained)
             self._answer(answers)
 
         return done

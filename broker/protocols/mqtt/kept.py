@@ -1,5 +1,5 @@
-"""What the door keeps in the key/value store, where no client reads it: sessions, packet identifiers, wills, retained
-messages. A pure floor.
+"""What the door keeps in the key/value store, where no client reads it: sessions, packet identifiers and wills. A pure
+floor.
 
 | key | value |
 |---|---|
@@ -7,7 +7,6 @@ messages. A pure floor.
 | `mqtt/in/CLIENT/ID` | an inbound QoS 2 identifier whose message is stored, until PUBREL |
 | `mqtt/out/CLIENT/ID` | an outbound one, until PUBCOMP: its message's offset, nothing once the receiver has it |
 | `mqtt/will/CLIENT` | what to publish when the client is lost, by whose right |
-| `mqtt/retained/TOPIC` | the retained message, and whose it is |
 
 CLIENT is percent-encoded, so that no identifier reaches into another's keys.
 """
@@ -18,13 +17,10 @@ from urllib.parse import quote
 
 import msgpack
 
-from broker.core.message import Row
 from broker.engine.base import Set
 from broker.protocols.mqtt.filters import Subscribed
 
-SESSIONS, INBOUND, OUTBOUND, WILLS, RETAINED = (
-    f"mqtt/{kind}/" for kind in ("session", "in", "out", "will", "retained")
-)
+SESSIONS, INBOUND, OUTBOUND, WILLS = (f"mqtt/{kind}/" for kind in ("session", "in", "out", "will"))
 
 
 def escaped(client_id: str) -> str:
@@ -73,18 +69,6 @@ def outbound_key(client_id: str, packet_id: int) -> str:
 def packed_offset(offset: int) -> bytes:
     """The value of an outbound identifier."""
     return str(offset).encode()
-
-
-def retained_set(row: Row, owner: str) -> Set:
-    """A retained message: its row, but for the topic, which the key says, and who published it."""
-    offset, topic, at, meta, body = row
-    return Set(RETAINED + topic, msgpack.packb((offset, at, meta, body, owner)) if body else None)
-
-
-def retained_row(key: str, value: bytes) -> tuple[Row, str]:
-    """The inverse."""
-    offset, at, meta, body, owner = msgpack.unpackb(value)
-    return (offset, key.removeprefix(RETAINED), at, meta, body), owner
 
 
 def packed(value: Any) -> bytes:

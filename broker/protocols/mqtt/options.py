@@ -44,10 +44,6 @@ class MqttOptions(BaseModel):
     queued_bytes: Size = Field(1 << 28, ge=1)
     queued_bytes_per_principal: Size = Field(6 << 30, ge=1)
     queued_bytes_in_all: Size = Field(8 << 30, ge=1)
-    retained_messages: int = Field(100_000, ge=0)
-    retained_bytes: Size = Field(1 << 26, ge=0)
-    retained_messages_per_principal: int = Field(75_000, ge=0)
-    retained_bytes_per_principal: Size = Field(3 << 24, ge=0)
     slow_after: Annotated[Duration, Field(ge=100, le=3_600_000)] = 30_000
     slow_clients: Literal["park", "disconnect"] = "park"
     tls: TlsOptions = TlsOptions()

@@ -24,8 +24,6 @@ from broker.protocols.mqtt.connection import Connection
 from broker.protocols.mqtt.encoded import Encoded
 from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.retained import Retained
-from broker.protocols.mqtt.retention import Retention
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.slow import SlowClients
 from broker.protocols.mqtt.state import State
@@ -34,9 +32,8 @@ from broker.protocols.mqtt.wills import Wills
 
 logger = logging.getLogger(__name__)
 TICK = 1.0
-TELL, SWEEP, PROLONG = 10, 60, 3_600
-"""Ticks between two tellings of the broker's state, two sweeps of expired retained messages, two prolongations of
-leases."""
+TELL, KEEP, PROLONG = 10, 60, 3_600
+"""Ticks between two tellings of the broker's state, two writes of where streams are, two prolongations of leases."""
 HEAD = 128 << 10
 """What a packet may have beside its payload: topic and properties."""
 
@@ -58,19 +55,12 @@ class MqttServer(Door[Connection]):
         super().__init__(hub, admission, tls, doorkeeper)
         self.options = options
         self.packet_limits = Limits(max_packet=hub.limits.max_body + HEAD, max_connect=hub.limits.max_hello_frame)
-        self.retained = Retained(
-            options.retained_messages,
-            options.retained_bytes,
-            options.retained_messages_per_principal,
-            options.retained_bytes_per_principal,
-        )
-        self.retention = Retention(hub, self.retained)
-        self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub, self.retained), principal_of)
+        self.sessions = Sessions(hub, options, Groups(hub, options), Wills(hub), principal_of)
         self.clients = Clients(hub, self.sessions)
         self.backlogs = Backlogs(hub, options, self.sessions)
         self.state = State(hub)
         self.slow = SlowClients(options, self.state)
-        self.subscribing = Subscribing(hub, options, self.sessions, (self.retained, self.state.current))
+        self.subscribing = Subscribing(hub, options, self.sessions, self.state.current)
         self.encoded = Encoded()
         self.counts: Counter[str] = Counter()
         self.connecting: Deadlines[Connection]
@@ -83,7 +73,6 @@ class MqttServer(Door[Connection]):
         self.loop = asyncio.get_running_loop()
         self.connecting = Deadlines(self.loop, self.options.connect_timeout / 1000, self._too_late)
         self.slow.start(self.loop)
-        await self.retention.load()
         await self.sessions.load()
         self.state.tell(self.status())
         await self.listen(sockets, self.connection)
@@ -110,15 +99,14 @@ class MqttServer(Door[Connection]):
         self._timer = self.loop.call_later(TICK, self._on_timer)
 
     def tick(self) -> None:
-        """What time brings: sessions end, wills are published, retained messages expire, leases go on."""
+        """What time brings: sessions end, wills are published, leases go on."""
         self._ticks += 1
         self.encoded.forget()
         self.sessions.tick()
         self.backlogs.look()
         if self._ticks % TELL == 0:
             self.state.tell(self.status())
-        if self._ticks % SWEEP == 0:
-            self.retention.sweep()
+        if self._ticks % KEEP == 0:
             self.sessions.keep_places()
         if self._ticks % PROLONG == 0:
             self.sessions.prolong()
@@ -132,8 +120,8 @@ class MqttServer(Door[Connection]):
             "slow": len(self.slow),
             "queued_bytes": self.backlogs.size,
             "shared_subscriptions": len(self.sessions.groups),
-            "retained": len(self.retained),
-            "retained_bytes": self.retained.size,
+            "retained": len(self.hub.retained),
+            "retained_bytes": self.hub.retained.size,
             "wills": len(self.sessions.wills),
         }
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from broker import __version__
 from broker.core.mqtt import QOS_0
+from broker.core.retained import Retained
 from broker.hub import Hub
-from broker.protocols.mqtt.retained import Retained
 
 PREFIX = "$SYS/"
 ROOT = f"{PREFIX}broker/"

@@ -1,6 +1,6 @@
 """SUBSCRIBE and UNSUBSCRIBE (§3.8 to §3.11): each filter is authorized by itself and gets its own answer. Floor 4."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from broker.auth.grant import on_topic
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Row
+from broker.core.retained import Retained
 from broker.core.topic import check_filter
 from broker.engine.base import Unit
 from broker.hub import Hub
@@ -22,7 +23,6 @@ from broker.protocols.mqtt.codec.topics import shared
 from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.filters import Subscribed, Wanted, check_logged
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.retained import Retained
 from broker.protocols.mqtt.sender import Find
 from broker.protocols.mqtt.session import Session, named_tie
 from broker.protocols.mqtt.sessions import Sessions
@@ -57,13 +57,13 @@ class Granted:
 
 
 class Subscribing:
-    """What one SUBSCRIBE or UNSUBSCRIBE does to a session."""
+    """What one SUBSCRIBE or UNSUBSCRIBE does to a session. `current` is told like what is retained."""
 
-    def __init__(self, hub: Hub, options: MqttOptions, sessions: Sessions, retained: Sequence[Retained]) -> None:
+    def __init__(self, hub: Hub, options: MqttOptions, sessions: Sessions, current: Retained) -> None:
         self._hub = hub
         self._options = options
         self._sessions = sessions
-        self._retained = retained
+        self._retained = (hub.retained, current)
         self._refused = set(map(on_topic, options.refused_filters))
 
     def is_quick(self, session: Session, packet: Subscribe | Unsubscribe) -> bool:

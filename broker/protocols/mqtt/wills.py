@@ -11,13 +11,12 @@ import msgpack
 
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError
-from broker.core.message import Row
 from broker.core.mqtt import packed
 from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.packets import Will
-from broker.protocols.mqtt.kept import WILLS, escaped, retained_set
-from broker.protocols.mqtt.retained import Retained
+from broker.protocols.mqtt.kept import WILLS, escaped
+from broker.retained import Retaining
 
 logger = logging.getLogger(__name__)
 RETURN_SECONDS = 5.0
@@ -27,9 +26,8 @@ RETURN_SECONDS = 5.0
 class Wills:
     """See the module."""
 
-    def __init__(self, hub: Hub, retained: Retained) -> None:
+    def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._retained = retained
         self._wills: dict[str, tuple[Principal, Will]] = {}
         self._due: dict[str, float] = {}
 
@@ -44,7 +42,7 @@ class Wills:
         self._hub.check_publish(principal, will.topic)
         meta = packed(will.qos, will.retain, will.properties, 0)
         if will.retain:
-            self._retained.check(will.topic, meta, will.payload, principal.name)
+            self._hub.retained.check((will.topic, meta, will.payload), principal.name)
 
     def put(self, client_id: str, principal: Principal, will: Will | None) -> list[Set]:
         """The will of a client that connects, and what is to be committed for it; one that was due is not published
@@ -106,19 +104,18 @@ class Wills:
             return
         now = int(self._hub.wall() * 1000)
         meta = packed(will.qos, will.retain, will.properties, now)
-        unit.publishes.append((will.topic, meta, will.payload))
+        draft = (will.topic, meta, will.payload)
+        unit.publishes.append(draft)
         unit.size = len(will.payload) + len(meta or b"")
         unit.principal = principal.name
         if will.retain:
-            unit.sets.append(retained_set((0, will.topic, now, meta, will.payload), principal.name))
-            unit.done = lambda receipt: self._retain(receipt, (will.topic, meta, will.payload), principal.name)
+            retaining = self._hub.retained.keep(unit.sets, draft, 0, principal.name)
+            unit.done = lambda receipt: self._retain(receipt, retaining)
         self._commit(client_id, unit)
 
-    def _retain(self, receipt: Receipt, draft: tuple[str, bytes | None, bytes], owner: str) -> None:
+    def _retain(self, receipt: Receipt, retaining: Retaining) -> None:
         if receipt.error is None:
-            topic, meta, body = draft
-            row: Row = (receipt.place(0) or 0, topic, receipt.at, meta, body)
-            self._retained.put(row, receipt.revisions[-1], owner)
+            self._hub.retained.committed(receipt, [retaining])
 
     def _commit(self, client_id: str, unit: Unit) -> None:
         try:

@@ -222,6 +222,7 @@ class Door:
 
     async def start(self) -> None:
         self.hub = Hub(self.world.engine, self.limits, self.world.clock.wall)
+        await self.hub.retained.load()
         self.server = MqttServer(
             self.hub, self.options, doorkeeper=self.doorkeeper, principal_of=lambda name: self.principal_of(name)
         )

@@ -108,7 +108,7 @@ async def test_of_who_is_refused_nothing_is_done(door: Door) -> None:
     assert client.heard == []
     await watcher.nothing()
     assert not (await door.hub.read(LOCAL, ["a"], EARLIEST, 1)).rows
-    assert len(door.server.retained) == 0
+    assert len(door.hub.retained) == 0
 
 
 @pytest.mark.statement("MQTT-4.12.0-6", "MQTT-4.12.0-7", "MQTT-4.12.1-2")

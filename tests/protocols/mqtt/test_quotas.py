@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
+from broker.core.retained import WEIGHT, Retained
 from broker.limits import Limits
 from broker.protocols.mqtt.backlogs import fair_level
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, Ack, Connack, Connect, Publish, Will
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.retained import WEIGHT, Retained
 from tests.protocols.mqtt.door import Client, Door, open_door
 
 
@@ -59,7 +59,7 @@ async def test_who_connects_too_often_hears_it_in_connack(tmp_path: Path) -> Non
 
 
 async def test_a_principal_has_so_many_retained_messages_and_no_more(tmp_path: Path) -> None:
-    async with open_door(tmp_path, MqttOptions(retained_messages_per_principal=2)) as door:
+    async with open_door(tmp_path, limits=Limits(retained_messages_per_principal=2)) as door:
         writer = await door.connect("w")
         for topic in "ab":
             assert await writer.publish(topic, "x", retain=True) is Reason.SUCCESS
@@ -68,7 +68,7 @@ async def test_a_principal_has_so_many_retained_messages_and_no_more(tmp_path: P
         writer.write(Publish("c", b"x", 1, True, False, 7))
         ack = await writer.hear(Ack)
         assert ack.reason is Reason.QUOTA_EXCEEDED
-        assert "mqtt.retained_messages_per_principal" in ack.properties["reason_string"]
+        assert "limits.retained_messages_per_principal" in ack.properties["reason_string"]
         assert "retained_messages_per_principal" in await refused(
             await door.dial(), "will", will=Will("d", b"x", retain=True)
         )
@@ -146,16 +146,16 @@ def test_each_has_his_own_part_and_what_he_takes_over_counts_for_him() -> None:
 
     put("a", "ann")
     put("b", "ann")
-    with pytest.raises(BrokerError, match=r"of ann are retained; raise mqtt.retained_messages_per_principal"):
+    with pytest.raises(BrokerError, match=r"of ann are retained; raise limits.retained_messages_per_principal"):
         put("c", "ann")
-    with pytest.raises(BrokerError, match=r"of ann would take .* raise mqtt.retained_bytes_per_principal"):
+    with pytest.raises(BrokerError, match=r"of ann would take .* raise limits.retained_bytes_per_principal"):
         put("a", "ann", b"xx")
     put("a", "bob")
     put("c", "ann")
     put("d", "bob")
     with pytest.raises(BrokerError, match="of bob are retained"):
         put("c", "bob")
-    with pytest.raises(BrokerError, match=r"^4 messages are retained; raise mqtt.retained_messages$"):
+    with pytest.raises(BrokerError, match=r"^4 messages are retained; raise limits.retained_messages$"):
         put("e", "eve")
     for topic in "abcd":
         retained.put((1, topic, 0, None, b""))

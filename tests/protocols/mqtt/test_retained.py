@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.core.retained import Retained
 from broker.limits import Limits
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, V311, Publish, Request, Suback, Subscribe
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.retained import Retained
 from tests.protocols.mqtt.door import SHORT, Door, open_door
 
 
@@ -118,10 +118,10 @@ async def test_it_expires(door: Door) -> None:
     await door.advance(4)
     await reader.subscribe("a")
     await reader.nothing()
-    door.server.retention.sweep()
+    door.hub.retained.sweep()
     await door.world.quiet()
     assert not await door.hub.engine.keys("mqtt/retained/")
-    assert len(door.server.retained) == 0
+    assert len(door.hub.retained) == 0
 
 
 @pytest.mark.parametrize("first", ["publish", "sweep"])
@@ -131,13 +131,13 @@ async def test_what_takes_the_place_of_an_expired_one_is_not_swept(door: Door, f
     await writer.publish("b", "short", retain=True, properties={"message_expiry": 5})
     door.world.clock.move(6)
     if first == "sweep":
-        door.server.retention.sweep()
+        door.hub.retained.sweep()
     door.comes("w", Publish("a", b"new", 1, retain=True, packet_id=1))
     if first == "publish":
-        door.server.retention.sweep()
+        door.hub.retained.sweep()
     await door.world.quiet()
     assert await door.hub.engine.keys("mqtt/retained/") == ["mqtt/retained/a"]
-    assert door.server.retained.topics() == ["a"]
+    assert list(door.hub.retained.matched("#")) == ["a"]
     await door.crash()
     reader = await door.connect("r")
     await reader.subscribe("a")
@@ -152,7 +152,7 @@ async def test_with_shared_subscriptions_nothing_retained_comes(door: Door) -> N
 
 
 async def test_there_is_a_cap(tmp_path: Path) -> None:
-    async with open_door(tmp_path, MqttOptions(retained_messages=2, retained_bytes=2_000)) as door:
+    async with open_door(tmp_path, limits=Limits(retained_messages=2, retained_bytes=2_000)) as door:
         writer = await door.connect("w")
         for topic in "ab":
             assert await writer.publish(topic, "x", retain=True) is Reason.SUCCESS
@@ -210,7 +210,7 @@ async def test_the_same_filter_over_and_over_costs_no_memory_for_each(tmp_path: 
 async def test_others_have_their_turn_while_much_is_sent(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
         for i in range(3_000):
-            door.server.retained.put((0, f"a/{i}", 0, None, b"x"))
+            door.hub.retained._retained.put((0, f"a/{i}", 0, None, b"x"))
         reader = await door.connect("r")
         door.comes("r", Subscribe(1, tuple(Request(text, 1) for text in ("a/#", "+/#", "#"))))
         sender = door.server.sessions.find("r").sender  # type: ignore[union-attr]
@@ -238,7 +238,7 @@ def test_filters_find_what_they_match() -> None:
         "none": set(),
     }
     assert {text: {row[1] for row in retained.matching(text, 0)} for text in found} == found
-    for topic in retained.topics():
+    for topic in list(retained._kept):
         retained.put((1, topic, 0, None, b""))
     assert (len(retained), retained.size, retained._root.below) == (0, 0, {})
 

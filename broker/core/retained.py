@@ -1,7 +1,7 @@
-"""Retained messages: the last one of each topic that a publisher asked to keep for who comes later (§3.3.1.3).
+"""Retained messages: the last one of each topic that a publisher asked to keep for who comes later (MQTT 5 §3.3.1.3).
 
 They are committed with the publish that brings them and held in memory, as a tree of levels, so that an exact filter
-costs one look-up and a wildcard what it matches. A pure floor.
+costs one look-up and a wildcard what it matches. Floor 0.
 """
 
 from collections.abc import Iterator
@@ -133,20 +133,16 @@ class Retained:
         """(topic, revision) of those that have."""
         return [(topic, kept.revision) for topic, kept in self._kept.items() if _expired(kept.row, now)]
 
-    def topics(self) -> list[str]:
-        """All, sorted."""
-        return sorted(self._kept)
-
 
 def _check(weight: int, before: Kept | None, used: Used, most: tuple[int, int], whose: str, which: str) -> None:
     """Within these bounds, for one of this weight in the place of another? Raises QUOTA_EXCEEDED."""
     messages, size = most
     if before is None and used.messages >= messages:
-        detail = f"{messages} messages{whose} are retained; raise mqtt.retained_messages{which}"
+        detail = f"{messages} messages{whose} are retained; raise limits.retained_messages{which}"
         raise BrokerError(Code.QUOTA_EXCEEDED, detail)
     wanted = used.size + weight - (0 if before is None else _weight(before.row))
     if wanted > size:
-        detail = f"retained messages{whose} would take {wanted} bytes; raise mqtt.retained_bytes{which}"
+        detail = f"retained messages{whose} would take {wanted} bytes; raise limits.retained_bytes{which}"
         raise BrokerError(Code.QUOTA_EXCEEDED, detail)
 
 
