@@ -13,8 +13,8 @@ from broker.core.retention import Policies
 from broker.engine.base import Unit
 from broker.engine.sqlite import pruning
 from broker.engine.sqlite.engine import SqliteEngine
+from broker.engine.sqlite.forming import InternalUnit
 from broker.engine.sqlite.removal import remove
-from broker.engine.sqlite.writer import InternalUnit
 from tests.engine.conformance import world
 from tests.engine.test_sqlite_conformance import engine_factory
 from tests.engine.world import EngineFactory, World, open_world

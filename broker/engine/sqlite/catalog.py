@@ -16,10 +16,10 @@ from broker.core.queue import Queue
 from broker.core.spec import spec_values
 from broker.core.subscription import Kind, Outcome, Overflow, Spec
 from broker.engine.base import Settle, SubscriptionInfo
+from broker.engine.sqlite.forming import Handle, InternalUnit, Tally
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.streams import StreamHandle
-from broker.engine.sqlite.writer import Handle, InternalUnit, Tally
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine

@@ -35,6 +35,7 @@ from broker.engine.base import (
 from broker.engine.sqlite.alarms import Alarms
 from broker.engine.sqlite.catalog import Catalog
 from broker.engine.sqlite.connection import Connection, open_reader, open_writer, unusable
+from broker.engine.sqlite.forming import Handle
 from broker.engine.sqlite.handles import QueueAttachment, QueueHandle
 from broker.engine.sqlite.log import Log, Tail
 from broker.engine.sqlite.options import SqliteOptions
@@ -45,7 +46,7 @@ from broker.engine.sqlite.routes import Routes
 from broker.engine.sqlite.streams import ReaderAttachment, TapAttachment
 from broker.engine.sqlite.upkeep import Upkeep
 from broker.engine.sqlite.watermark import Watermark
-from broker.engine.sqlite.writer import Handle, Writer
+from broker.engine.sqlite.writer import Writer
 
 logger = logging.getLogger(__name__)
 _PREFIXED = "SELECT {} FROM kv WHERE key >= ?1 AND key < ?1 || CAST(x'ff' AS TEXT) ORDER BY key"

@@ -11,9 +11,9 @@ from broker.core.message import KEYED, unpack_meta
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.retention import Policy, surplus
 from broker.engine.sqlite.chunk import MAX_MESSAGES
+from broker.engine.sqlite.forming import InternalUnit
 from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.replay import lifted
-from broker.engine.sqlite.writer import InternalUnit
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pyroaring import BitMap, BitMap64
 
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
+from broker.engine.sqlite.forming import InternalUnit
 from broker.engine.sqlite.log import Directory, SealedDirectory
-from broker.engine.sqlite.writer import InternalUnit
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine

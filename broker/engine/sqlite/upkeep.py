@@ -11,8 +11,8 @@ from broker.core.errors import BrokerError
 from broker.core.message import NAMED
 from broker.engine.base import Waiting
 from broker.engine.sqlite.connection import checkpoint, is_passing, transaction
+from broker.engine.sqlite.forming import InternalUnit
 from broker.engine.sqlite.pruning import Pruning
-from broker.engine.sqlite.writer import InternalUnit
 
 if TYPE_CHECKING:
     from broker.engine.sqlite.engine import SqliteEngine
