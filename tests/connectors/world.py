@@ -39,6 +39,7 @@ class Broker:
         )
         await self.engine.start()
         self.hub = Hub(self.engine, self.limits, self.clock)
+        await self.hub.retained.load()
         self.stopped = False
 
     async def stop(self) -> None:

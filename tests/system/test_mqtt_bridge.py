@@ -1,15 +1,18 @@
 """Bridges of real daemons: to another Postroom and to mosquitto, over outages and kill -9 of either side."""
 
+import asyncio
 from pathlib import Path
 from random import Random
 from time import sleep
 
+import aiomqtt
 import pytest
 
 from broker.protocols.mqtt.codec.packets import Publish
 from tests.authority import Authority
 from tests.connectors.mqtt_bridge.upstream import open_upstream
 from tests.system.door import ask, bodies, status
+from tests.system.served import WITHIN
 from tests.system.site import Mosquitto, Site, needs_mosquitto, wait_until
 from tests.system.waiting import until
 
@@ -118,6 +121,69 @@ def test_two_brokers_that_bridge_to_one_another_both_ways_have_each_message_once
         for site in (one, two):
             assert [site.numbers("t/one"), site.numbers("t/two")] == [list(range(50))] * 2
             assert site.bridge("b")["backlog"] == 0
+
+
+def retained(site: Site, filter_: str = "**") -> list[str]:
+    """Topics."""
+    return [entry["topic"] for entry in ask(site.served, "GET", f"/v1/mqtt/retained?filter={filter_}")[1]["retained"]]
+
+
+async def last_values(port: int, topic: str, count: int) -> dict[str, str]:
+    """What who subscribes now is told first."""
+    found: dict[str, str] = {}
+    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe(topic, 1)
+        async with asyncio.timeout(WITHIN):
+            async for message in client.messages:
+                assert message.retain
+                found[str(message.topic)] = bytes(message.payload).decode()
+                if len(found) == count:
+                    break
+    return found
+
+
+async def retain(port: int, **values: str) -> None:
+    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        for name, value in values.items():
+            await client.publish(f"plant/{name}", value, 1, retain=True)
+
+
+@needs_mosquitto
+async def test_dashboards_behind_a_bridge_find_the_last_values(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "mosquitto") as there:
+        await retain(there.port, oven="180", door="shut", fan="on")
+        here = Site(tmp_path / "here", bridge("b", there.port, topics("plant/#", "in", local_prefix="far/")))
+        with here:
+            await until(lambda: retained(here) == ["far/plant/door", "far/plant/fan", "far/plant/oven"])
+            await retain(there.port, oven="181", fan="")
+            await until(lambda: retained(here) == ["far/plant/door", "far/plant/oven"])
+            await until(lambda: here.bridge("b")["received"] == 5)
+            here.kill()
+            await retain(there.port, door="open")
+            here.start()
+            await until(lambda: here.bridge("b")["received"] == 1)
+            assert await last_values(here.port, "far/#", 2) == {"far/plant/oven": "181", "far/plant/door": "open"}
+
+
+@needs_mosquitto
+async def test_what_is_retained_passes_through_and_does_not_come_back(tmp_path: Path) -> None:
+    """By way of a broker in between that keeps it, too, and after which it would come again."""
+    both = topics("plant/#", "both")
+    with Mosquitto(tmp_path / "mosquitto") as between:
+        link = bridge("b", between.port, both)
+        with Site(tmp_path / "one", link) as one, Site(tmp_path / "two", link) as two:
+            connected(one)
+            connected(two)
+            await retain(one.port, oven="180", door="shut")
+            await until(lambda: retained(two) == ["plant/door", "plant/oven"])
+            await retain(two.port, door="")
+            await until(lambda: retained(one) == ["plant/oven"])
+            one.kill()
+            one.config = bridge("b", between.port, both, client_id="another")  # to whom all that is retained comes
+            one.start()
+            await until(lambda: one.bridge("b")["returned"] == 1)
+            assert await last_values(one.port, "plant/#", 1) == {"plant/oven": "180"}
+            assert [site.numbers("plant/oven") for site in (one, two)] == [[180], [180]]
 
 
 def test_what_cannot_be_stored_or_sent_is_told_and_stops_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 What arrives while a commit is under way forms the next one. What can never be stored is acknowledged and counted, so
 that it does not come again and stops nothing; when nothing can be stored now, all of it waits here, unanswered, and the
-other broker sends no more than it may. Floor 4.
+other broker sends no more than it may. What is retained there is retained here, by the same commit. Floor 4.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from paho.mqtt.client import MQTTMessage
@@ -22,8 +23,9 @@ from broker.connectors.mqtt_bridge.translation import Passport, read
 from broker.core.errors import BrokerError, Code
 from broker.core.message import Draft
 from broker.core.mqtt import packed
-from broker.engine.base import ITEM_BYTES, Receipt, Unit
+from broker.engine.base import ITEM_BYTES, Receipt, Set, Unit
 from broker.hub import Hub
+from broker.retained import Retaining
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +47,14 @@ again."""
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A message that is to be stored; `mid` 0 is nobody's to acknowledge. `client` brought it."""
+    """A message that is to be stored; `mid` 0 is nobody's to acknowledge. `client` brought it. `retain`: it becomes the
+    retained one of its topic."""
 
     client: BridgeClient
     mid: int
     draft: Draft
     size: int
+    retain: bool
 
 
 class Inbound:
@@ -60,6 +64,7 @@ class Inbound:
         self._hub = hub
         self._mapping = mapping
         self._name = name
+        self._owner = f"$bridge/{name}"  # of what is retained: each bridge has a principal's part, and nobody's name
         self._refusals = refusals
         self._waiting: deque[Arrived] = deque()
         self._size = 0
@@ -92,7 +97,8 @@ class Inbound:
             return
         size = len(draft[2]) + len(draft[1] or b"")
         self._size += size + ITEM_BYTES
-        self._waiting.append(Arrived(client, mid, draft, size))
+        # Without Retain As Published a live message does not say whether it is: what was retained first would stay.
+        self._waiting.append(Arrived(client, mid, draft, size, retain=message.retain and client.speaks_5))
         if self._size > MAX_WAITING_BYTES:
             client.fail("it sent more than can be stored now")
         elif not self._flushes and not self._batch and not self.waits_for:
@@ -137,13 +143,30 @@ class Inbound:
                 size -= arrived.size
                 break
             self._batch.append(arrived)
-        unit = Unit([arrived.draft for arrived in self._batch], sender=self, size=size, done=self._done)
+        unit = Unit([arrived.draft for arrived in self._batch], sender=self, size=size)
+        unit.done = partial(self._done, self._retain(unit.sets))
         try:
             self._hub.commit(unit)
         except BrokerError as error:
-            self._done(Receipt(error=error))
+            self._done([], Receipt(error=error))
 
-    def _done(self, receipt: Receipt) -> None:
+    def _retain(self, sets: list[Set]) -> list[Retaining]:
+        """What is retained of the batch, by these writes."""
+        retained = self._hub.retained
+        kept: list[Retaining] = []
+        for index, arrived in enumerate(self._batch):
+            if not arrived.retain:
+                continue
+            draft = arrived.draft
+            try:
+                retained.check(draft, self._owner)
+            except BrokerError as error:
+                self._refusals.tell(f"{draft[0]!r} is stored, but not retained: {error.text}")
+                draft = (draft[0], None, b"")  # nothing is better than what was true before
+            kept.append(retained.keep(sets, draft, index, self._owner))
+        return kept
+
+    def _done(self, kept: Sequence[Retaining], receipt: Receipt) -> None:
         batch, self._batch = self._batch, []
         error = receipt.error
         if error is not None and len(batch) > 1 and (error.code not in WAITS or error.code is Code.QUEUE_FULL):
@@ -152,6 +175,8 @@ class Inbound:
             self._wait(error)
             return
         else:
+            if error is None:
+                self._hub.retained.committed(receipt, kept)
             self._answer(batch, receipt)
         self._flush()
 

@@ -136,7 +136,7 @@ RETAINED = Operation(
     Tag.MQTT,
     "List retained messages",
     {200: Answer("By topic, without bodies.", RetainedMessages)},
-    "Needs `consume` on the filter.",
+    "Needs `consume` on the filter. `principal` published it; `$bridge/NAME` is the bridge that brought it.",
     (FILTER, RETAINED_LIMIT, RETAINED_AFTER),
 )
 DELETE = Operation(

@@ -1,66 +1,18 @@
 """A bridge on a real engine, to another broker that behaves as a test wants."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import pytest
 
 from broker.auth.principal import LOCAL
 from broker.connectors.mqtt_bridge.bridge import Bridge
-from broker.connectors.mqtt_bridge.options import BridgeOptions
 from broker.core.mqtt import ORIGIN
 from broker.core.subscription import Kind, Overflow, Spec
-from broker.hub import Outgoing
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import Properties, Publish
 from tests.connectors.mqtt_bridge.upstream import Upstream, open_upstream
+from tests.connectors.mqtt_bridge.work import Sleeps, at_work, options, publish
 from tests.connectors.world import Broker, until
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with open_upstream() as found:
-        yield found
-
-
-class Sleeps:
-    """Waits that take no time; how long they would have been."""
-
-    def __init__(self) -> None:
-        self.asked: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.asked.append(seconds)
-        await asyncio.sleep(0.001)
-
-
-def options(upstream: Upstream, **more: Any) -> BridgeOptions:
-    given = {
-        "name": "b",
-        "address": f"mqtt://127.0.0.1:{upstream.port}",
-        "topics": [{"filter": "up/#", "direction": "out"}, {"filter": "down/#", "direction": "in"}],
-    }
-    return BridgeOptions.model_validate(given | more)
-
-
-@asynccontextmanager
-async def at_work(broker: Broker, chosen: BridgeOptions, sleeps: Sleeps | None = None) -> AsyncIterator[Bridge]:
-    bridge = Bridge(broker.hub, chosen, broker.clock, lambda: 0.5, sleeps or Sleeps())
-    await bridge.prepare()
-    task = asyncio.create_task(bridge.run())
-    try:
-        yield bridge
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def publish(broker: Broker, *bodies: bytes, topic: str = "up/x", **more: Any) -> None:
-    await broker.hub.publish(LOCAL, [Outgoing(topic, body, more or None) for body in bodies])
-
 
 # Out
 
