@@ -22,6 +22,7 @@ from broker.cli.output import (
     show_one,
 )
 from broker.cli.progress import progress
+from broker.core.subscription import Overflow
 
 app = typer.Typer(no_args_is_help=True, help="Queues: list, look into, pause, purge, redrive, create, remove.")
 
@@ -164,6 +165,9 @@ def create(
     fair: Annotated[bool, typer.Option("--fair", help="Keys take turns.")] = False,
     single_active: Annotated[bool, typer.Option("--single-active", help="One consumer at a time.")] = False,
     max_messages: Annotated[int | None, typer.Option(min=1, help="Cap of what may wait.")] = None,
+    overflow: Annotated[
+        Overflow | None, typer.Option(help="At its cap: refuse publishers, let them wait first, or drop the oldest.")
+    ] = None,
     webhook: Annotated[str | None, typer.Option(metavar="URL", help="Post each message there.")] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
@@ -176,6 +180,7 @@ def create(
         "fair": fair or None,
         "single_active": single_active or None,
         "max_messages": max_messages,
+        "overflow": overflow.value if overflow else None,
         "webhook": {"url": webhook} if webhook else None,
     }
     options = {option: value for option, value in given.items() if value is not None}

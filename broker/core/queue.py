@@ -90,9 +90,9 @@ class Queue:
         return self._backlog.blocked
 
     def full(self, messages: int, size: int) -> bool:
-        """Would so much more pass a cap whose policy is to refuse?"""
+        """Would so much more pass a cap at which publishers are refused or wait?"""
         spec = self.spec
-        if spec.overflow is not Overflow.REFUSE:
+        if spec.overflow is Overflow.DROP_OLDEST:
             return False
         return bool(
             (spec.max_messages and len(self.outstanding) + messages > spec.max_messages)

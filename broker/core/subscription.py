@@ -31,10 +31,12 @@ class Outcome(StrEnum):
 
 
 class Overflow(StrEnum):
-    """What a queue at its cap does: `refuse` the publisher, or `drop_oldest` of what no consumer has in hand, be it
-    ready, delayed or behind its key (settled as dropped, and counted)."""
+    """What a queue at its cap does: `refuse` the publisher, `block` it for some seconds and then refuse, or
+    `drop_oldest` of what no consumer has in hand, be it ready, delayed or behind its key (settled as dropped, and
+    counted)."""
 
     REFUSE = "refuse"
+    BLOCK = "block"
     DROP_OLDEST = "drop_oldest"
 
 

@@ -3,7 +3,8 @@
 This docstring is the specification of `tests/engine/conformance.py`:
 
 1. *Commit before answer.* `unit.done(receipt)` is called after the unit is on disk and fsynced, or with an error and
-   nothing of it done. Units of one sender take effect in the order they were committed. Offsets strictly increase.
+   nothing of it done. Units of one sender take effect in the order they were committed, but for settles alone, which
+   do not wait with a unit that waits for room in a queue. Offsets strictly increase.
 2. *All or nothing.* Publishes, settles, key/value writes, schedules and the publisher's sequence of one unit happen
    together or not at all; a failing condition fails its own unit only.
 3. *Nobody is served before the commit.* A consumer sees a message after the publisher could have been answered.
@@ -144,6 +145,7 @@ class Capabilities:
     exact_priority: bool = True
     atomic_settle_and_publish: bool = True
     sub_second_ttl: bool = True
+    blocking: bool = True  # overflow `block`
 
 
 @dataclass(slots=True)
@@ -273,7 +275,8 @@ class Engine(Protocol):
     def commit(self, unit: Unit) -> None:
         """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED or SHUTTING_DOWN at once
         when nothing can be taken, DISK_LOW for what brings something (settles go on, keys are deleted or emptied); all
-        else, as QUEUE_FULL for a queue at its cap, is told in the receipt."""
+        else, as QUEUE_FULL for a queue at its cap, is told in the receipt. With overflow `block` a unit waits some
+        seconds for room before, and behind it what its sender commits after it."""
 
     def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
         """(last sequence answered, 0 for an unknown publisher; the recent ones up to it that were refused), on disk.

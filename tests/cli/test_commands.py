@@ -226,7 +226,8 @@ def test_refusals_are_sentences_and_exit_with_1(arguments: list[str], says: str,
 
 
 def test_the_life_of_a_queue(run: Run) -> None:
-    code, _, err = run("queue", "create", "life", "-t", "life/+", "-t", "more", "--ordered", "--max-attempts", "3")
+    options = ("--ordered", "--max-attempts", "3", "--max-messages", "9", "--overflow", "block")
+    code, _, err = run("queue", "create", "life", "-t", "life/+", "-t", "more", *options)
     assert (code, err) == (0, "life takes life/+, more; look at it with: postroom queue info life\n")
     run("pub", "life/a", "first", "--key", "k")
     run("pub", "more", "second")
@@ -237,6 +238,7 @@ def test_the_life_of_a_queue(run: Run) -> None:
         True,
         3,
     )
+    assert (row["max_messages"], row["overflow"]) == (9, "block")
     table = run("queue", "peek", "life")[1].splitlines()
     assert table[0].split() == ["offset", "published", "topic", "key", "body"]
     assert table[1].split()[2:] == ["life/a", "k", "first"]

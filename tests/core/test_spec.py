@@ -38,7 +38,7 @@ QUEUES = st.fixed_dictionaries(
         "max_messages": st.integers(1, 1 << 40),
         "max_bytes": st.integers(1, 1 << 40),
         "max_deliveries": st.integers(1, 100),
-        "overflow": st.sampled_from(["refuse", "drop_oldest"]),
+        "overflow": st.sampled_from(["refuse", "block", "drop_oldest"]),
         "webhook": st.just({"url": "https://example.com/hook"}),
     },
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.promises.blocking import TestBlock
 from tests.engine.promises.commit import TestCommit, TestIdempotence, TestKeyValue, TestPoison, TestPublisher
 from tests.engine.promises.order import TestAnyCourse, TestFairShare, TestKeysInOrder, TestPriority
 from tests.engine.promises.queue import (
@@ -35,6 +36,7 @@ from tests.engine.world import EngineFactory, World, open_world
 
 __all__ = [
     "TestAnyCourse",
+    "TestBlock",
     "TestCaps",
     "TestCare",
     "TestCommit",

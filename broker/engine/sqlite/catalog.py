@@ -16,6 +16,7 @@ from broker.core.queue import Queue
 from broker.core.spec import spec_values
 from broker.core.subscription import Kind, Outcome, Overflow, Spec
 from broker.engine.base import Settle, SubscriptionInfo
+from broker.engine.sqlite.blocked import Room
 from broker.engine.sqlite.forming import Handle, InternalUnit, Tally
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.removal import remove
@@ -28,7 +29,7 @@ MAX_REDRIVE = 500
 
 
 class Catalog:
-    """See the module. `capped`: queues that refuse publishers when they are full."""
+    """See the module. `capped`: queues at which publishers are refused or wait when they are full."""
 
     def __init__(self, engine: "SqliteEngine") -> None:
         self._engine = engine
@@ -40,9 +41,9 @@ class Catalog:
 
     # Asked by a commit that is being formed
 
-    def full(self, drafts: Sequence[Draft], tally: Tally) -> BrokerError | None:
-        """The refusal of a capped queue that has no room for these after what the batch brought it before; when there
-        is room, they are added to `tally`."""
+    def lacking(self, drafts: Sequence[Draft], tally: Tally) -> Room | None:
+        """The room that these need in a queue that has none after what the batch brought it before; of several such
+        queues, one that refuses. When there is room in all, they are added to `tally`."""
         brought: Tally = {}
         for topic, _, body in drafts:
             for sink in self._engine.routes.of(topic):
@@ -50,10 +51,15 @@ class Catalog:
                     sums = brought.setdefault(sink, [0, 0])
                     sums[0] += 1
                     sums[1] += len(body)
+        lacking: Room | None = None
         for handle, (messages, size) in brought.items():
             before = tally.get(handle, (0, 0))
             if handle.queue.full(messages + before[0], size + before[1]):
-                return BrokerError(Code.QUEUE_FULL, f"{handle.spec.name} holds {len(handle.queue.outstanding)}")
+                if handle.spec.overflow is Overflow.REFUSE:
+                    return Room(handle, messages, size)
+                lacking = lacking or Room(handle, messages, size)
+        if lacking is not None:
+            return lacking
         for handle, (messages, size) in brought.items():
             sums = tally.setdefault(handle, [0, 0])
             sums[0] += messages
@@ -189,7 +195,7 @@ class Catalog:
         self.capped.pop(spec.name, None)
         if (
             isinstance(handle, QueueHandle)
-            and spec.overflow is Overflow.REFUSE
+            and spec.overflow is not Overflow.DROP_OLDEST
             and (spec.max_messages or spec.max_bytes)
         ):
             self.capped[spec.name] = handle

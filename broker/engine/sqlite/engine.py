@@ -456,6 +456,7 @@ class SqliteEngine:
                 "commit_seconds": writer.commit_seconds,
                 "fsync_seconds": writer.fsync_seconds,
                 "commit_messages": writer.commit_messages,
+                "blocked_units": writer.blocked_units,
             },
         )
 

@@ -16,7 +16,9 @@ from broker.core.errors import BrokerError, Code
 from broker.core.message import NAMED, Draft, Row
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 from broker.core.record import Changes
+from broker.core.subscription import Overflow
 from broker.engine.base import Receipt, Refused, Sequences, Unit
+from broker.engine.sqlite.blocked import Room
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import Directory
 from broker.engine.sqlite.streams import StreamHandle
@@ -64,19 +66,27 @@ class Forming:
         self.unlogged: set[int] = set()  # indexes of those of durability `memory`: they have no place in the log
         self.sealing: list[Directory] = []
 
-    def add(self, unit: Unit) -> None:
-        """Take a unit into the batch, or answer it with what forbids it."""
+    def add(self, unit: Unit, patient: bool) -> Room | None:
+        """Take a unit into the batch, or answer it with what forbids it. If it is `patient` and a queue has no room
+        for it, of those that block, nothing is done: then this is the room it needs."""
         receipt = Receipt(at=self.batch.at)
-        index = len(self.drafts)
-        self.answers.append((unit, receipt, index))
         if not storable(unit):
             receipt.error = BrokerError(Code.BAD_REQUEST, "keys and ids must be UTF-8 text, numbers must fit 64 bits")
-            return
-        receipt.error = self._refusal(unit)
-        if unit.publisher is not None:
-            self._answered(unit.publisher, receipt.error)
-        if receipt.error is not None:
-            return
+        else:
+            receipt.error = self._refusal(unit)
+            if receipt.error is None and (room := self._lacking(unit)) is not None:
+                if patient and room.handle.spec.overflow is Overflow.BLOCK:
+                    return room
+                held = len(room.handle.queue.outstanding)
+                receipt.error = BrokerError(Code.QUEUE_FULL, f"{room.handle.spec.name} holds {held}")
+            if unit.publisher is not None:
+                self._answered(unit.publisher, receipt.error)
+        self.answers.append((unit, receipt, len(self.drafts)))
+        if receipt.error is None:
+            self._take(unit, receipt)
+        return None
+
+    def _take(self, unit: Unit, receipt: Receipt) -> None:
         self.drafts += unit.publishes
         self.size += unit.size
         if unit.settles:
@@ -115,8 +125,11 @@ class Forming:
             for settle in unit.settles:
                 if not self.engine.catalog.holds(settle):
                     return BrokerError(Code.LEASE_LOST, f"offset {settle.offset} of {settle.subscription}")
+        return None
+
+    def _lacking(self, unit: Unit) -> Room | None:
         if unit.publishes and self.engine.catalog.capped and not isinstance(unit, InternalUnit):
-            return self.engine.catalog.full(unit.publishes, self.tally)
+            return self.engine.catalog.lacking(unit.publishes, self.tally)
         return None
 
     def _set(self, unit: Unit, receipt: Receipt) -> None:

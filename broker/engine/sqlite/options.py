@@ -21,4 +21,7 @@ class SqliteOptions(BaseModel):
     )
     check_limit: int = Field(4 << 30, ge=0, description="after an unclean stop, files up to this size are checked")
     settle_delay: float = Field(0.005, ge=0, description="settles that nobody awaits wait so long for a commit to ride")
+    block_timeout: float = Field(
+        5.0, ge=0, le=60, description="publishers wait so long for room in a queue with overflow = block"
+    )
     fsync_delay: float = Field(0.0, ge=0, le=1, description="for benchmarks: seconds added to every commit")

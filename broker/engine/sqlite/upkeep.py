@@ -98,6 +98,7 @@ class Upkeep:
                 handle.tick(now, wall, engine.chance())
             except Exception:
                 logger.exception("a queue failed at its deadlines", extra={"subscription": handle.spec.name})
+        engine.writer.look()
         if self._next_due is not None and self._next_due <= wall:
             await self._move_due(wall)
 

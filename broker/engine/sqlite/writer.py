@@ -7,10 +7,12 @@ Fairness: a transaction takes at most `max_transaction` bytes (or one larger uni
 import asyncio
 import logging
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Receipt, Unit
+from broker.engine.sqlite.blocked import Blocked
 from broker.engine.sqlite.forming import Forming, Handle, storable
 from broker.engine.sqlite.transaction import Outcome, write
 from broker.engine.sqlite.turns import Turns
@@ -33,6 +35,7 @@ class Writer:
         self.pending_bytes = 0
         self._wake = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
+        self._blocked = Blocked(engine.catalog.capped)
         self._stopping = False
         self._overdue = False  # settles have waited long enough for a commit to ride
         self.changed: set[Handle] = set()
@@ -48,6 +51,11 @@ class Writer:
     def pending_units(self) -> int:
         """How many wait for the next commit."""
         return len(self._pending)
+
+    @property
+    def blocked_units(self) -> int:
+        """How many wait for room in a queue."""
+        return len(self._blocked)
 
     def submit(self, unit: Unit) -> None:
         """Queue a unit."""
@@ -72,12 +80,21 @@ class Writer:
         self._stopping = self._overdue = True
         self._wake.set()
 
+    def look(self) -> None:
+        """If a unit has waited for room long enough, begin a commit that answers it."""
+        if self._blocked and self._blocked.ready(self._now()):
+            self._wake.set()
+
+    def _now(self) -> float:
+        """A time to compare with how long units may wait for room: when the engine stops, none may."""
+        return inf if self._stopping else self._engine.monotonic()
+
     async def run(self) -> None:
         """The commit loop; it ends by `stop`, or by a failed write, after which nothing is confirmed any more."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._pending or (self._overdue and self.changed):
+            while self._pending or (self._overdue and self.changed) or self._blocked.ready(self._now()):
                 units = self._take()
                 if self._engine.failed:
                     self._refuse(units)
@@ -107,11 +124,17 @@ class Writer:
 
     async def _commit(self, units: list[Unit]) -> None:
         engine = self._engine
-        conditional = [unit for unit in units if unit.sets and storable(unit)]
+        conditional = [unit for unit in (*self._blocked, *units) if unit.sets and storable(unit)]
         revisions = await engine.revisions(conditional) if conditional else {}
         formed = Forming(engine, self.changed, revisions)
+        if self._blocked:
+            self._blocked.retry(self._now(), formed.add, engine.options.max_transaction)
+        until = self._now() + engine.options.block_timeout
         for unit in units:
-            formed.add(unit)
+            behind = self._blocked.concerns(unit)
+            room = None if behind else formed.add(unit, not self._stopping)
+            if behind or room is not None:
+                self._blocked.hold(unit, until, room)
         self._overdue = self._stopping
         self.changed = set()  # only now: the settles of these units are part of this transaction
         batch = formed.finish()
@@ -130,7 +153,7 @@ class Writer:
 
     def _refuse(self, units: list[Unit]) -> None:
         refusal = BrokerError(Code.STORAGE_FAILED, self._engine.failed)
-        for unit in [*units, *self._pending]:
+        for unit in [*self._blocked, *units, *self._pending]:
             if unit.done is not None:
                 unit.done(Receipt(error=refusal))
         self._pending = []

@@ -198,7 +198,10 @@ class Settings(BaseModel):
     single_active: bool = False
     max_messages: Annotated[int, Field(ge=1)] | None = None
     max_bytes: Annotated[int, Field(ge=1)] | None = None
-    overflow: Literal["refuse", "drop_oldest"] | None = None
+    overflow: Annotated[
+        Literal["refuse", "block", "drop_oldest"] | None,
+        Field(description="At its cap: refuse publishers, let them wait some seconds first, or drop the oldest."),
+    ] = None
     max_deliveries: Annotated[int, Field(ge=1)] | None = None
     webhook: dict[str, Any] | None = None
 

@@ -1,5 +1,6 @@
 """Subscriptions, health and numbers."""
 
+import asyncio
 import json
 import re
 
@@ -12,7 +13,7 @@ from broker.protocols.http.operation import Answer, Operation, Tag
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.router import Route
 from broker.protocols.http.server import HttpServer
-from tests.protocols.http.conftest import Door
+from tests.protocols.http.conftest import Door, until
 
 HOOK = Operation(Tag.BROKER, "Of another part", {200: Answer("Said back.")})
 
@@ -139,6 +140,18 @@ async def test_a_full_queue_is_told(door: Door) -> None:
     refused = await door("POST", "/v1/topics/a/messages", b"2")
     assert (refused.status, refused.code) == (429, "queue_full")
     assert "Retry-After" in refused.headers
+
+
+async def test_a_queue_that_blocks_lets_its_publisher_wait(door: Door) -> None:
+    await door.queue("q", ["a"], max_messages=1, overflow="block")
+    await door.publish("a", b"1")
+    waiting = asyncio.create_task(door("POST", "/v1/topics/a/messages", b"2"))
+    await until(lambda: door.engine.writer.blocked_units == 1)
+    (message,) = await door.receive("q")
+    assert not waiting.done()
+    assert (await door.settle("q", {"receipt": message["receipt"], "outcome": "ack"}))[0]["ok"]
+    assert (await waiting).status == 201
+    assert [found["body_base64"] for found in await door.receive("q")] == ["Mg=="]
 
 
 async def test_status(door: Door) -> None:
