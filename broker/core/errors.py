@@ -76,7 +76,7 @@ KINDS: dict[Code, Kind] = {
     Code.WRONG_KIND: Kind("The subscription is of the other kind (queue or stream).", 409, 0x83),
     Code.CONFLICT: Kind("It exists with other settings; delete it or send the same ones.", 409, 0x83),
     Code.CONDITION_FAILED: Kind("A condition of the unit did not hold; nothing of it was done.", 412, 0x83),
-    Code.LEASE_LOST: Kind("The lease has ended and the message was leased anew or settled.", 409, 0x83),
+    Code.LEASE_LOST: Kind("The lease has ended: the message was settled, given back or leased anew.", 409, 0x83),
     Code.QUEUE_FULL: Kind("A queue of this topic is at its cap; wait, or raise max_messages or max_bytes.", 429, 0x97),
     Code.QUOTA_EXCEEDED: Kind("As much is kept for you as may be; end or delete some, or raise the limit.", 429, 0x97),
     Code.RATE_LIMITED: Kind("Too fast; wait and send again.", 429, 0x96),

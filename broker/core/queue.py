@@ -39,6 +39,7 @@ class Queue:
         self._backlog = Backlog(spec)
         self._records = Records()
         self._dying: set[int] = set()
+        self._handed = BitMap64()  # was in the hands of who went, or may have been before a restart
         self._dead: list[Dead] = []
         self._dirty_pages: set[int] = set()
 
@@ -125,9 +126,11 @@ class Queue:
         if offset in self.outstanding:
             self._backlog.note_header(offset, meta, size)
 
-    def restored(self, records: Mapping[int, Record], scanned: int) -> None:
-        """At start: all is known; make ready what is."""
+    def restored(self, records: Mapping[int, Record], scanned: int, *, handed: bool) -> None:
+        """At start: all is known; make ready what is. `handed`: it may have been in somebody's hands before."""
         self.scanned = scanned
+        if handed:
+            self._handed |= self.outstanding
         waiting = self.outstanding.copy()
         for offset in self._records.restore({o: r for o, r in records.items() if o in self.outstanding}):
             waiting.discard(offset)
@@ -242,21 +245,11 @@ class Queue:
         mine = member.release(offsets)
         lost: Sequence[int] = ()
         if len(mine) != len(offsets):
-            lost = self._ack_late(set(offsets).difference(mine))
+            others = set(offsets).difference(mine)
+            lost = [offset for offset in others if not self._surrender(member, offset, None)]
+            mine += others.difference(lost)
         self.counters.acked += len(mine)
         self._settled(mine)
-        return lost
-
-    def _ack_late(self, offsets: Iterable[int]) -> list[int]:
-        """A lease that ran out without the message being leased anew: the ack still counts."""
-        lost: list[int] = []
-        for offset in offsets:
-            if offset not in self.outstanding or self._leases.holder(offset) is not None or offset in self._dying:
-                lost.append(offset)
-                continue
-            self._take_out(offset)
-            self.counters.acked += 1
-            self._settled([offset])
         return lost
 
     def settle(
@@ -292,28 +285,33 @@ class Queue:
         return lost
 
     def holds(self, offset: int, lease: int | None) -> bool:
-        """Could a settle that quotes this lease be applied?"""
-        if offset not in self.outstanding or offset in self._dying:
-            return False
-        holder = self._leases.holder(offset)
-        return holder is None or lease is None or holder.leased[offset].number == lease
-
-    def _surrender(self, member: Member | None, offset: int, lease: int | None) -> bool:
-        """Take the message out of the hands of the settler; False when it is somebody else's or settled."""
+        """Could a settle that quotes this lease be applied? None: whoever holds it."""
         if offset not in self.outstanding or offset in self._dying:
             return False
         holder = self._leases.holder(offset)
         if holder is None:
-            if member is not None and offset not in self._records:
-                return False  # released or taken back: only a lease that ran out leaves a record
+            return lease is None or self._was_out(offset)
+        return lease is None or holder.leased[offset].number == lease
+
+    def _surrender(self, member: Member | None, offset: int, lease: int | None) -> bool:
+        """Take the message out of the hands of the settler; False when it is somebody else's, settled, or was in
+        nobody's hands yet. A settle that comes late counts as long as the message is not leased anew."""
+        if member is not None:
+            mine = member.leased.get(offset)
+            lease = 0 if mine is None else mine.number
+        if not self.holds(offset, lease):
+            return False
+        holder = self._leases.holder(offset)
+        if holder is None:
             self._take_out(offset)
-            return True
-        if member is not None and holder is not member:
-            return False
-        if member is None and lease is not None and holder.leased[offset].number != lease:
-            return False
-        holder.release([offset])
+        else:
+            holder.release([offset])
         return True
+
+    def _was_out(self, offset: int) -> bool:
+        """Was a message that nobody holds in somebody's hands: its lease ran out, or its holder went, perhaps with
+        the daemon before this one? What was given back was not."""
+        return offset in self._records or offset in self._handed
 
     def _take_out(self, offset: int) -> None:
         """Out of ready, delayed or blocked: the caller settles or delays it anew."""
@@ -325,6 +323,8 @@ class Queue:
             return
         gone = BitMap64(offsets)
         self.outstanding -= gone
+        if self._handed:
+            self._handed -= gone
         self._dirty_pages |= pages_of(offsets)
         self._records.forget(offsets)
         self._backlog.settled(offsets, gone)
@@ -373,6 +373,7 @@ class Queue:
             return
         self.members.remove(member)
         leased, member.leased = member.leased, {}
+        self._handed.update(leased)
         for offset in leased:
             if lost and offset in member.started:
                 record = self._records.remember(offset, "worker lost", None, wall)

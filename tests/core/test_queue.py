@@ -33,7 +33,8 @@ FIRST = 65_536 - 12
 
 @dataclass
 class Known:
-    """One message as the model knows it. `record`: it failed before, which lets a late settle of it count."""
+    """One message as the model knows it. `record`: it failed before, or was in the hands of who went; either lets a
+    late settle of it count."""
 
     offset: int
     key: str | None
@@ -49,12 +50,18 @@ class Known:
     attempts: int = 0
     deliveries: int = 0
     record: bool = False
+    handed: bool = False
     astray: bool = False  # settled by somebody while it waited behind its key's head, which order says nothing about
 
     @property
     def unheld(self) -> bool:
         """Waits for its turn, its key or its retry."""
         return self.state in ("waiting", "delayed")
+
+    @property
+    def late(self) -> bool:
+        """Was it in somebody's hands, who did not give it back?"""
+        return self.record or self.handed
 
     def free(self, state: str = "waiting") -> None:
         """Nobody holds it any more."""
@@ -237,7 +244,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.leave(member, lost=lost, wall=self.wall)
         for known in self.in_state("leased"):
             if known.holder is member:
-                killed = False
+                killed, known.handed = False, True
                 if lost and known.started:
                     known.record = True
                     known.deliveries += 1
@@ -249,7 +256,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.queue.members)
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
-        """By who holds it, or too late: it counts as long as nobody else does."""
+        """By who holds it, or too late: it counts if somebody held it and nobody does."""
         member = self.some_member(data)
         offsets = self.some_offsets(data)
         taken = [o for o in offsets if o in self.known and self.is_open(self.known[o], member)]
@@ -268,8 +275,7 @@ class QueueMachine(RuleBasedStateMachine):
         lost = self.queue.settle(member, outcome, offsets, wall=self.wall, chance=0.5, delay=delay)
         for offset in offsets:
             known = self.known.get(offset)
-            late = known is not None and known.holder is None and known.record
-            taken = known is not None and (known.holder is member or late) and known.state != "dying"
+            taken = known is not None and self.is_open(known, member)
             assert (offset in lost) is not taken
             if known is not None and taken:
                 self.apply(known, outcome, delay)
@@ -280,7 +286,7 @@ class QueueMachine(RuleBasedStateMachine):
         """As HTTP does, whose workers are no members: they quote the number of the lease."""
         known = self.known[data.draw(st.sampled_from(sorted(self.known)))]
         number = known.lease if right and known.lease else known.lease + 1_000_000
-        taken = known.state != "dying" and (known.holder is None or number == known.lease)
+        taken = known.state != "dying" and (known.late if known.holder is None else number == known.lease)
         assert self.queue.holds(known.offset, number) is taken
         wall, chance = self.wall, 0.5
         lost = self.queue.settle(None, outcome, [known.offset], wall=wall, chance=chance, lease=number)
@@ -369,13 +375,14 @@ class QueueMachine(RuleBasedStateMachine):
         queue.restore(waiting)
         for offset in waiting:
             queue.restore_header(offset, log[offset][3], len(log[offset][4]))
-        queue.restored({o: replace(r) for o, r in disk.records.items()}, self.end)
+        queue.restored({o: replace(r) for o, r in disk.records.items()}, self.end, handed=True)
         self.settled, self.told = set(disk.settled), set()
-        self.known = {o: self.remembered(row) for o, row in log.items() if o not in self.settled}
+        self.known = {o: self.remembered(row, crashed=True) for o, row in log.items() if o not in self.settled}
 
-    def remembered(self, row: Row) -> Known:
+    def remembered(self, row: Row, *, crashed: bool = False) -> Known:
         meta = unpack_meta(row[3])
         known = Known(row[0], meta.get("key"), meta.get("priority", 0), meta.get("expires_at"), len(row[4]))
+        known.handed = crashed
         if row[0] in self.disk.failed:
             known.record = True
             known.attempts, known.deliveries, known.due = self.disk.failed[row[0]]
@@ -423,8 +430,8 @@ class QueueMachine(RuleBasedStateMachine):
         return [k for k in self.known.values() if k.key == known.key and k is not known]
 
     def is_open(self, known: Known, member: Member) -> bool:
-        """May this member still ack it?"""
-        return known.state != "dying" and known.holder in (None, member)
+        """May this member still settle it?"""
+        return known.state != "dying" and (known.holder is member or (known.holder is None and known.late))
 
     @invariant()
     def every_message_is_in_one_state(self) -> None:

@@ -175,7 +175,7 @@ class Catalog:
         backlog = await self._engine.replay.offsets(queue.spec.topics, position, since, end)
         queue.restore(backlog)
         await self.restore_headers(queue, backlog)
-        queue.restored({}, max(self._engine.log.end, queue.scanned))
+        queue.restored({}, max(self._engine.log.end, queue.scanned), handed=False)
 
     def adopt(self, number: int, spec: Spec, floor: int) -> Handle:
         """Make the handle of a subscription and route to it."""

@@ -156,7 +156,7 @@ async def _subscriptions(engine: "SqliteEngine", loaded: dict[str, Any]) -> None
         handle.queue.restore(waiting)
         if waiting:
             await engine.catalog.restore_headers(handle.queue, waiting)
-        handle.queue.restored(records[number], engine.log.end)
+        handle.queue.restored(records[number], engine.log.end, handed=True)
         engine.alarms.touch(handle)
 
 

@@ -219,6 +219,37 @@ class TestLeases:
         await world.restart()
         assert world.info().ready == world.info().delayed == 0
 
+    @pytest.mark.parametrize("outcome", [ACK, RETRY, REJECT])
+    async def test_what_was_in_nobodys_hands_is_nobodys_to_settle(self, world: World, outcome: Outcome) -> None:
+        worker = await world.queue(messages=1)
+        await world.publish("jobs", "1", "2")
+        [row] = await worker.take(1)
+        assert worker.tie.settle(outcome, [row[0] + 1]) == [row[0] + 1]
+        assert await world.settle(outcome, row[0] + 1, lease=worker.lease_of(row[0])) == [("q", row[0] + 1)]
+        assert worker.settle(RELEASE, [row]) == []
+        await world.quiet()
+        await world.crash()
+        assert world.info().ready == 2
+
+    @pytest.mark.parametrize("outcome", [ACK, REJECT])
+    async def test_a_settle_over_another_connection_counts_unless_the_message_was_leased_anew(
+        self, world: World, outcome: Outcome
+    ) -> None:
+        """The worker's connection broke, or the daemon did: it works on, comes back and settles."""
+        worker = await world.queue(messages=3)
+        await world.publish("jobs", "1", "2", "3")
+        first, second, third = await worker.take(3)
+        worker.tie.detach(lost=True)
+        back = world.attach("q", 0)
+        assert back.settle(outcome, [first]) == []
+        await world.quiet()
+        await world.crash()
+        back = world.attach("q", 0)
+        assert back.settle(outcome, [second]) == []
+        other = world.attach("q", 1)
+        assert (await other.take(1))[0][0] == third[0]
+        assert back.settle(outcome, [third]) == [third[0]]
+
     async def test_a_late_release_of_what_is_delayed_holds_over_a_crash(self, world: World) -> None:
         worker = await world.queue(messages=1, retry={"initial": "1h"})
         await world.publish("jobs", "1")
