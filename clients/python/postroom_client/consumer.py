@@ -146,7 +146,7 @@ class Consumer:
             lambda request: settle_frame(self.number, reason, [message.offset], request)
         )
         if late and message.offset in late:
-            raise LeaseLost("the lease had ended and the message was leased anew or settled")
+            raise LeaseLost("the lease had ended: the message was settled, given back or leased anew")
 
     def surrender(self, message: Message) -> None:
         """A transaction has settled it."""
