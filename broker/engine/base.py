@@ -32,7 +32,8 @@ from broker.core.subscription import Consumer, Outcome, Spec
 @dataclass(slots=True)
 class Settle:
     """One settling inside a unit. `lease` is the number of the delivery; one that has ended counts as long as the
-    message is not leased anew. None when the settler does not know it (then any outstanding message is settled). `delay` (ms) overrides the retry policy; `error` enters the history."""
+    message is not leased anew. None when the settler does not know it (then any outstanding message is settled).
+    `delay` (ms) overrides the retry policy; `error` enters the history."""
 
     subscription: str
     outcome: Outcome
@@ -238,7 +239,8 @@ class Attachment(Protocol):
     ) -> Sequence[int]:
         """Settle without waiting for the disk (the next commit carries it); returns the offsets that were no longer
         this consumer's to settle: settled, given back, leased anew, or never handed out. What was handed out over a
-        connection that broke, or before a restart, still is. On a stream `ack` moves the cursor to the highest offset."""
+        connection that broke, or before a restart, still is. On a stream `ack` moves the cursor to the highest
+        offset."""
 
     def extend(self, offsets: Sequence[int], duration: int) -> Sequence[int]:
         """Prolong leases to `duration` ms from now; returns the offsets that are no longer leased."""
