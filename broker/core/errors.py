@@ -10,13 +10,15 @@ from enum import Enum
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one code is told: sentence for people, HTTP status (RFC 9110), MQTT 5 reason (§2.4), and whether it ends
-    the connection it happened on."""
+    """How one code is told: sentence for people, HTTP status (RFC 9110), MQTT 5 reason (§2.4), whether it ends the
+    connection it happened on; and, where it says nothing about what was asked and will pass, after how many seconds
+    it makes sense to ask `again`."""
 
     sentence: str
     http: int
     mqtt: int
     closes: bool = False
+    again: int | None = None
 
 
 class Code(Enum):
@@ -77,17 +79,21 @@ KINDS: dict[Code, Kind] = {
     Code.CONFLICT: Kind("It exists with other settings; delete it or send the same ones.", 409, 0x83),
     Code.CONDITION_FAILED: Kind("A condition of the unit did not hold; nothing of it was done.", 412, 0x83),
     Code.LEASE_LOST: Kind("The lease has ended: the message was settled, given back or leased anew.", 409, 0x83),
-    Code.QUEUE_FULL: Kind("A queue of this topic is at its cap; wait, or raise max_messages or max_bytes.", 429, 0x97),
+    Code.QUEUE_FULL: Kind(
+        "A queue of this topic is at its cap; wait, or raise max_messages or max_bytes.", 429, 0x97, again=1
+    ),
     Code.QUOTA_EXCEEDED: Kind("As much is kept for you as may be; end or delete some, or raise the limit.", 429, 0x97),
-    Code.RATE_LIMITED: Kind("Too fast; wait and send again.", 429, 0x96),
-    Code.OVERLOADED: Kind("The broker has as much in hand as it may; wait and send again.", 503, 0x97),
-    Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 503, 0x97),
+    Code.RATE_LIMITED: Kind("Too fast; wait and send again.", 429, 0x96, again=1),
+    Code.OVERLOADED: Kind("The broker has as much in hand as it may; wait and send again.", 503, 0x97, again=1),
+    Code.DISK_LOW: Kind("The disk is nearly full: publishing is blocked, acks go on; free space.", 503, 0x97, again=30),
     Code.UNSUPPORTED: Kind("This engine cannot do that.", 501, 0x83),
     Code.SLOW_READER: Kind("You read more slowly than allowed; resume from your position.", 503, 0x97, closes=True),
     Code.DISMISSED: Kind("An operator closed this connection; ask before you connect again.", 503, 0x98, closes=True),
-    Code.TIMEOUT: Kind("It took too long; whether it happened is unknown: retry with the same id.", 504, 0x83),
-    Code.SHUTTING_DOWN: Kind("The daemon is stopping; connect again in a moment.", 503, 0x8B, closes=True),
-    Code.STORAGE_FAILED: Kind("The disk refused a write; nothing more is confirmed: see postroom status.", 503, 0x88),
+    Code.TIMEOUT: Kind("It took too long; whether it happened is unknown: retry with the same id.", 504, 0x83, again=1),
+    Code.SHUTTING_DOWN: Kind("The daemon is stopping; connect again in a moment.", 503, 0x8B, closes=True, again=1),
+    Code.STORAGE_FAILED: Kind(
+        "The disk refused a write; nothing more is confirmed: see postroom status.", 503, 0x88, again=30
+    ),
     Code.INTERNAL: Kind("A fault of the broker; its log has the details.", 500, 0x80),
 }
 
@@ -109,6 +115,11 @@ class BrokerError(Exception):
     def kind(self) -> Kind:
         """How each door tells it."""
         return KINDS[self.code]
+
+    @property
+    def passing(self) -> bool:
+        """Does it say nothing about what was asked, so that the same may be taken later?"""
+        return self.kind.again is not None
 
     @property
     def text(self) -> str:

@@ -34,3 +34,10 @@ def test_protocol_errors_close_and_refusals_of_one_thing_do_not() -> None:
     closing = {code for code, kind in KINDS.items() if kind.closes}
     assert {Code.BAD_FRAME, Code.FRAME_TOO_LARGE, Code.NOT_GREETED, Code.UNSUPPORTED_VERSION} <= closing
     assert not closing & {Code.BAD_TOPIC, Code.QUEUE_FULL, Code.LEASE_LOST, Code.DISK_LOW, Code.UNKNOWN_SUBSCRIPTION}
+
+
+def test_what_passes_is_worth_asking_again_and_what_is_wrong_is_not() -> None:
+    passing = {code for code in Code if BrokerError(code).passing}
+    assert {Code.QUEUE_FULL, Code.DISK_LOW, Code.RATE_LIMITED, Code.OVERLOADED, Code.STORAGE_FAILED} <= passing
+    assert {Code.TIMEOUT, Code.SHUTTING_DOWN} <= passing
+    assert not passing & {Code.MESSAGE_TOO_LARGE, Code.BAD_TOPIC, Code.FORBIDDEN, Code.QUOTA_EXCEEDED, Code.INTERNAL}

@@ -32,17 +32,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_WAITS = {
-    Code.QUEUE_FULL,
-    Code.RATE_LIMITED,
-    Code.DISK_LOW,
-    Code.OVERLOADED,
-    Code.STORAGE_FAILED,
-    Code.SHUTTING_DOWN,
-    Code.TIMEOUT,
-}
-"""Refusals that say nothing about the file: it waits."""
-
 _FORGET_EVERY = 86_400.0
 
 
@@ -240,7 +229,7 @@ class DropFolder:
             try:
                 entry = await self._commit(work, entry, drafts)
             except BrokerError as error:
-                if error.code not in _WAITS:
+                if not error.passing:
                     raise _unfinished(error.text, entry.rows) from None
                 if error.code is not Code.QUEUE_FULL or size == 1:
                     await self._wait(error)

@@ -29,16 +29,6 @@ from broker.retained import Retaining
 
 log = logging.getLogger(__name__)
 
-WAITS = {
-    Code.QUEUE_FULL,
-    Code.RATE_LIMITED,
-    Code.DISK_LOW,
-    Code.OVERLOADED,
-    Code.STORAGE_FAILED,
-    Code.SHUTTING_DOWN,
-    Code.TIMEOUT,
-}
-"""Refusals that say nothing about the message: it waits."""
 MAX_UNIT, UNIT_BYTES = 1_000, 4 << 20
 MAX_WAITING_BYTES = 64 << 20
 """Of what waits here; more than that is not kept: the connection is ended, and what was not acknowledged comes
@@ -169,9 +159,9 @@ class Inbound:
     def _done(self, kept: Sequence[Retaining], receipt: Receipt) -> None:
         batch, self._batch = self._batch, []
         error = receipt.error
-        if error is not None and len(batch) > 1 and (error.code not in WAITS or error.code is Code.QUEUE_FULL):
+        if error is not None and len(batch) > 1 and (not error.passing or error.code is Code.QUEUE_FULL):
             self._most = len(batch) // 2
-        elif error is not None and error.code in WAITS:
+        elif error is not None and error.passing:
             self._wait(error)
             return
         else:

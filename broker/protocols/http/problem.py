@@ -13,20 +13,11 @@ from broker.protocols.http.reply import CLOSE, END, written
 CONTENT_TYPE = "application/problem+json"
 CHALLENGE = 'Bearer realm="postroom", Basic realm="postroom", charset="UTF-8"'
 """What a client without credentials is told to send (RFC 9110 §11.6.1)."""
-_RETRY = {
-    Code.QUEUE_FULL: 1,
-    Code.RATE_LIMITED: 1,
-    Code.OVERLOADED: 1,
-    Code.DISK_LOW: 30,
-    Code.SHUTTING_DOWN: 1,
-    Code.STORAGE_FAILED: 30,
-}
-"""Seconds after which asking again makes sense, unless the error knows better."""
 
 
 def retry_after(error: BrokerError) -> str | None:
     """The value of Retry-After (RFC 9110 §10.2.3), whole seconds; None where asking again would not help."""
-    seconds = _RETRY.get(error.code) if error.retry_after is None else math.ceil(error.retry_after)
+    seconds = error.kind.again if error.retry_after is None else math.ceil(error.retry_after)
     return None if seconds is None else str(max(1, seconds))
 
 
