@@ -132,6 +132,8 @@ class Connection(Serial):
         self._more = self._passing = False
         if whole:
             self.arrived()
+        elif not self._arriving:  # its beginning came behind the request before
+            self._expect(silent=False)
 
     def arrived(self) -> None:
         """The request is here to its end."""

@@ -69,9 +69,12 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    connection, parts, size = cast(Connection, request.protocol), [], 0
+    connection, parts, size, came = cast(Connection, request.protocol), [], 0, 0
     try:
         while part := await request.content.readany():
+            came += len(part)
+            if came > limit:  # packed, too: what unpacks to nothing would never end
+                raise too_large(limit)
             if unpacker is not None:
                 async with connection.unpacking:
                     part = unpacker.feed(part)

@@ -13,6 +13,7 @@ from broker.protocols.http.connection import Connection
 from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, next_event, until
 
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PUBLISH = b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:
@@ -56,6 +57,27 @@ async def test_the_beginning_of_a_request_behind_a_whole_one_is_bounded_by_the_k
 ) -> None:
     door = await open_door(keepalive="200ms")
     assert (await door.bare(REQUEST + b"GET /livez HT")).count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("first", [REQUEST, PUBLISH], ids=["ordinary", "prompt"])
+async def test_half_a_body_behind_a_whole_request_is_ended(open_door: DoorFactory, first: bytes) -> None:
+    door = await open_door(request_timeout="200ms")
+    await door.publish("a", b"x")
+    half = PUBLISH.replace(b"Content-Length: 1", b"Content-Length: 10")
+    answers = await door.bare(first + half)
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 408 " in answers
+    await until(lambda: not door.server._admission)
+
+
+async def test_half_a_body_behind_a_whole_request_is_known_to_be_arriving(door: Door) -> None:
+    half = PUBLISH.replace(b"Content-Length: 1", b"Content-Length: 100000")
+    reader, writer = await door.connect()
+    writer.write(REQUEST + half + b"x" * 50_000)
+    await reader.readuntil(b"alive")
+    await until(lambda: sum(connection.arriving for connection in open_connections(door)) > 40_000)
+    assert dismiss_all(door) == 1
+    assert b"told to go" in await read_all(reader)
 
 
 async def test_a_request_that_trickles_is_ended(open_door: DoorFactory) -> None:
@@ -289,8 +311,7 @@ async def test_a_dismissed_publisher_gets_its_receipt_first(door: Door, monkeypa
         dismiss_all(door)
 
     monkeypatch.setattr(door.engine, "commit", commit_and_dismiss)
-    request = b"POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
-    answer = await door.bare(request + REQUEST)
+    answer = await door.bare(PUBLISH + REQUEST)
     assert answer.startswith(b"HTTP/1.1 201 ")
     assert answer.count(b"HTTP/1.1 ") == 1
 

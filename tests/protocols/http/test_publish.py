@@ -9,7 +9,7 @@ import pytest
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Receipt, Unit
 from broker.limits import Limits
-from tests.protocols.http.conftest import Door, DoorFactory
+from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory
 
 PATH = "/v1/topics/orders/created/messages"
 
@@ -191,6 +191,18 @@ async def test_a_compressed_body_is_stored_unpacked(door: Door) -> None:
         assert (await door("POST", PATH, broken, Content_Encoding="gzip")).code == "bad_request"
     assert (await door("POST", PATH, b"x", Content_Encoding="br")).code == "bad_request"
     assert [message["topic"] for message in (await door("GET", "/v1/topics/%23/messages")).json["messages"]] == ["a"]
+
+
+async def test_a_compressed_body_that_unpacks_to_nothing_has_an_end(open_door: DoorFactory) -> None:
+    door = await open_door(Limits(max_body=10_000))
+    reader, writer = await door.connect()
+    writer.write(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n".encode())
+    writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+    nothing = gzip.compress(b"") * 50
+    for _ in range(20):
+        writer.write(b"%x\r\n%b\r\n" % (len(nothing), nothing))
+    assert (await asyncio.wait_for(reader.readline(), PATIENCE)).startswith(b"HTTP/1.1 413")
+    writer.close()
 
 
 async def test_a_client_that_asks_first_is_told_before_it_sends(open_door: DoorFactory) -> None:
