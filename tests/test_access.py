@@ -469,6 +469,25 @@ async def test_a_poll_ends_when_its_grant_goes_and_others_go_on(world: World) ->
         assert len((await (await polls[1]).json())["messages"]) == 1
 
 
+async def test_a_right_that_goes_while_a_body_comes_is_gone(world: World) -> None:
+    """An extend asks no commit, which would ask again."""
+    grant = parse_grant("consume subscription:mailer")
+    token = await world.token("worker", grant)
+    received = json.loads((await world.ask("POST", "/v1/queues/mailer/receive", None, token))[1])
+    body = json.dumps([{"receipt": received["messages"][0]["receipt"], "outcome": "extend", "duration": "1h"}])
+    host, port = world.http.removeprefix("http://").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    world.writers.append(writer)
+    head = f"POST /v1/queues/mailer/settle HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body[:9]}".encode())
+    await until(lambda: any(found.arriving and found._busy for found in world.daemon._http.connections))
+    await world.daemon.directory.remove_grant("worker", grant)
+    writer.write(body[9:].encode())
+    answer = await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE)
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b'"forbidden"' in answer
+
+
 async def test_a_password_opens_both_doors_until_it_is_changed(world: World) -> None:
     directory, passwords = world.daemon.directory, world.daemon._strict.passwords
     await directory.add_grants("ann", READER)

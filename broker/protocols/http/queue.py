@@ -141,6 +141,7 @@ class QueueRoutes:
         self._hub.queue(principal, name, Verb.CONSUME)
         items = await parameters.read_json(request)
         arrived(request)
+        self._hub.queue(principal, name, Verb.CONSUME)  # it may have ended while the body came
         limit = self._hub.limits.max_batch
         if not isinstance(items, list) or not 0 < len(items) <= limit:
             raise BrokerError(Code.BAD_REQUEST, f'send a list of 1 to {limit} items {{"receipt": …, "outcome": …}}')
