@@ -22,7 +22,7 @@ from broker.connectors.mqtt_bridge.refusals import Refusals
 from broker.connectors.mqtt_bridge.translation import Passport, written
 from broker.core.errors import BrokerError
 from broker.core.message import Row
-from broker.core.mqtt import Heard
+from broker.core.mqtt import Heard, first_topic
 from broker.core.retry import RetryPolicy
 from broker.core.subscription import Delivery, Kind, Outcome, Overflow, Spec
 from broker.engine.base import Attachment
@@ -185,8 +185,8 @@ class Outbound:
     def _send(self, client: BridgeClient, row: Row, now: int) -> int | None:
         """What PUBACK will name; None for a message that has no business there. Raises ValueError for one that can
         never go, BridgeError when the connection is gone."""
-        _, topic, _, meta, body = row
-        way = self._mapping.out(topic)
+        _, _, _, meta, body = row
+        way = self._mapping.out(first_topic(row))
         heard = Heard(row)
         if way is None or not self._passport.leaves(heard):
             return None

@@ -10,7 +10,7 @@ from broker.core.mqtt import ORIGIN
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import Properties, Publish
-from tests.connectors.mqtt_bridge.upstream import Upstream, open_upstream
+from tests.connectors.mqtt_bridge.upstream import Upstream, open_upstream, taken
 from tests.connectors.mqtt_bridge.work import Sleeps, at_work, options, publish
 from tests.connectors.world import Broker, until
 
@@ -81,6 +81,18 @@ async def test_a_message_that_is_refused_for_good_is_a_dead_letter_and_the_rest_
         (dead,) = await broker.messages("$dead/bridge.b")
     assert dead.body == b"1"
     assert "Not authorized" in str(dead.history)
+
+
+async def test_a_dead_letter_that_is_put_back_goes_out(broker: Broker, upstream: Upstream) -> None:
+    upstream.answer = lambda packet: Reason.NOT_AUTHORIZED
+    async with at_work(broker, options(upstream)) as bridge:
+        await publish(broker, b"0", headers={"h": "v"})
+        await until(lambda: broker.engine.subscription("bridge.b").dead_letters == 1)
+        upstream.answer = taken
+        assert await broker.hub.redrive(LOCAL, "bridge.b", 10) == 1
+        await until(lambda: bridge.status().sent == 1)
+    again = upstream.published[-1]
+    assert (again.topic, again.payload, again.properties["user"][0]) == ("up/x", b"0", ("h", "v"))
 
 
 async def test_a_message_that_is_refused_for_now_comes_again(broker: Broker, upstream: Upstream) -> None:
