@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import aiomqtt
 from paho.mqtt import client as paho
@@ -290,10 +290,14 @@ class BridgeClient(aiomqtt.Client):
         is not enough where there will be no other."""
         self._loop.call_soon_threadsafe(self._begin_reading, sock)
 
-    def _begin_reading(self, sock: "paho.SocketLike") -> None:
-        if self._client.socket() == sock:
+    def _begin_reading(self, sock: "paho.SocketLike | None") -> None:
+        if self._has(sock):
             self._loop.add_reader(sock.fileno(), self._read, sock)
             self._misc_task = self._loop.create_task(self._misc_loop())
+
+    def _has(self, sock: "paho.SocketLike | None") -> "TypeGuard[paho.SocketLike]":
+        """Is it the one in use? paho says None of one that was closed while it was dialled."""
+        return sock is not None and self._client.socket() == sock
 
     def _read(self, sock: "paho.SocketLike") -> None:
         """What has come; all of it when it is the last, because uvloop tells once of a socket that was reset, and
@@ -319,8 +323,8 @@ class BridgeClient(aiomqtt.Client):
         """aiomqtt's would watch a descriptor that has been closed, and may be another's, by the time it does."""
         self._loop.call_soon_threadsafe(self._watch, sock)
 
-    def _watch(self, sock: "paho.SocketLike") -> None:
-        if self._client.socket() == sock:
+    def _watch(self, sock: "paho.SocketLike | None") -> None:
+        if self._has(sock):
             self._loop.add_writer(sock.fileno(), self._write)
 
     def _write(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from paho.mqtt import client as paho
 
 from broker.auth.principal import LOCAL
 from broker.connectors.mqtt_bridge.bridge import Bridge
@@ -295,6 +296,24 @@ async def test_one_that_says_nothing_or_hangs_up_is_told_apart(broker: Broker, u
         await until(lambda: len(upstream.connects) > 1)
         upstream.hang_up()
         await until(lambda: "closed the connection" in bridge.status().error)
+
+
+async def test_a_socket_that_is_closed_while_it_is_dialled_is_not_watched(
+    broker: Broker, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is when the bridge is taken out then."""
+    opened, told, faults = paho.Client._call_socket_open, [], []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+
+    def closed(client: paho.Client, sock: object) -> None:
+        client._sock_close()
+        opened(client, client._sock)  # type: ignore[arg-type]
+        told.append(sock)
+
+    monkeypatch.setattr(paho.Client, "_call_socket_open", closed)
+    async with at_work(broker, options(upstream)):
+        await until(lambda: told)
+    assert not faults
 
 
 async def test_its_queue_is_not_changed_with_every_connection(broker: Broker, upstream: Upstream) -> None:
