@@ -7,6 +7,7 @@ module can see alone. It leaves each setting's own bounds to the module that own
 import os
 import tomllib
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from broker.connectors.webhook.options import parse_target
 from broker.core.errors import BrokerError
 from broker.core.retention import parse_policy
 from broker.core.subscription import Kind
+from broker.core.topic import intersection
 from broker.limits import Limits
 from broker.net.address import is_loopback
 
@@ -207,22 +209,43 @@ def _check_drops(config: Config) -> list[Problem]:
 
 
 def _check_bridges(config: Config) -> list[Problem]:
+    problems: list[Problem] = []
     names: dict[str, int] = {}
-    return [
-        Problem(f"mqtt_bridge[{i}].name", f"{bridge.name!r} is mqtt_bridge[{names[bridge.name]}]'s; rename one")
-        for i, bridge in enumerate(config.mqtt_bridge)
-        if names.setdefault(bridge.name, i) != i
-    ]
+    clients: dict[tuple[str, str, int], int] = {}
+    for i, bridge in enumerate(config.mqtt_bridge):
+        first = names.setdefault(bridge.name, i)
+        if first != i:
+            problems.append(Problem(f"mqtt_bridge[{i}].name", f"{bridge.name!r} is mqtt_bridge[{first}]'s; rename one"))
+        elif bridge.client_id is not None:  # each would end the other's connection, again and again
+            places = [(bridge.client_id, address.host, address.port) for address in bridge.addresses]
+            others = {clients.setdefault(place, i) for place in places} - {i}
+            problems += [
+                Problem(
+                    f"mqtt_bridge[{i}].client_id",
+                    f"{bridge.client_id!r} is mqtt_bridge[{other}]'s at the same broker; give each its own",
+                )
+                for other in others
+            ]
+    return problems
 
 
 def _bridge_warnings(config: Config) -> list[str]:
-    """Passwords that travel for everybody to read."""
-    return [
-        f"mqtt_bridge[{i}].address: the password travels in the clear to {address.text}; write mqtts://"
-        for i, bridge in enumerate(config.mqtt_bridge)
-        for address in bridge.addresses
-        if bridge.password is not None and not address.tls and not is_loopback(address.host)
-    ]
+    """Passwords that travel for everybody to read, and subscriptions that some brokers answer twice."""
+    said: list[str] = []
+    for n, bridge in enumerate(config.mqtt_bridge):
+        said += [
+            f"mqtt_bridge[{n}].address: the password travels in the clear to {address.text}; write mqtts://"
+            for address in bridge.addresses
+            if bridge.password is not None and not address.tls and not is_loopback(address.host)
+        ]
+        incoming = [(i, entry.remote) for i, entry in enumerate(bridge.topics) if entry.comes]
+        said += [
+            f"mqtt_bridge[{n}].topics[{i}] and topics[{j}] overlap: a broker that sends a message once for each"
+            " subscription, as Mosquitto does, doubles what both match"
+            for (i, one), (j, other) in combinations(incoming, 2)
+            if intersection(one, other) is not None
+        ]
+    return said
 
 
 def _warnings(path: Path | None, environ: Mapping[str, str]) -> list[str]:

@@ -196,7 +196,7 @@ def test_what_cannot_be_stored_or_sent_is_told_and_stops_nothing(tmp_path: Path)
         connected(here)
         for size in (1, 150_000, 2):
             ask(here.served, "POST", "/v1/topics/up/x/messages", b"x" * size, {"Content-Type": "text/plain"})
-        wait_until(lambda: here.bridge("b")["backlog"] == 0)
+        wait_until(lambda: here.bridge("b")["rejected"] == 1 and here.bridge("b")["backlog"] == 0)
         assert [len(body) for body in bodies(there.served, "up/x")] == [1, 2]
         told = here.bridge("b")
         assert (told["sent"], told["rejected"], told["state"]) == (2, 1, "ok")

@@ -265,7 +265,7 @@ class Bridge:
             oldest_seconds=0.0 if oldest is None else max(0.0, self._hub.wall() - oldest / 1000),
             in_flight=outbound.in_flight,
             sent=outbound.sent,
-            rejected=outbound.rejected,
+            rejected=queue.dead if queue is not None else 0,
             dropped=queue.dropped if queue is not None else 0,
             received=inbound.stored,
             duplicates=inbound.duplicates,

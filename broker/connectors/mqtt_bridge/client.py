@@ -136,10 +136,11 @@ class BridgeClient(aiomqtt.Client):
 
     async def _be_let_in(self) -> None:
         """Until CONNACK. Not by wait_for, which swallows a cancel that meets it. Raises MqttError."""
-        done, _ = await asyncio.wait((self._connected,), timeout=self.timeout)
+        ends = (self._connected, self._disconnected)
+        done, _ = await asyncio.wait(ends, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             raise aiomqtt.MqttError(NO_ANSWER)
-        self._connected.result()
+        (self._connected if self._connected in done else self._disconnected).result()
 
     def _why(self, error: Exception) -> str:
         if self.speaks_5 and "protocol version" in str(error).lower():
@@ -281,7 +282,7 @@ class BridgeClient(aiomqtt.Client):
             if flags.is_disconnect_packet_from_server:
                 self._ending += f": {reason_code}"
         if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("it closed the connection before CONNACK"))
+            self._connected.set_exception(aiomqtt.MqttError(f"{self._ending} before CONNACK"))
         else:
             super()._on_disconnect(client, userdata, flags, reason_code, properties)
 

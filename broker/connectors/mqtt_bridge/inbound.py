@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_UNIT, UNIT_BYTES = 1_000, 4 << 20
 MAX_WAITING_BYTES = 64 << 20
 """Of what waits here; more than that is not kept: the connection is ended, and what was not acknowledged comes
-again."""
+again. QoS 0 does not, stays over the end of a connection, and may therefore take half of it; the rest is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,9 @@ class Inbound:
             client.acknowledge((mid,) if mid else ())
             return
         size = len(draft[2]) + len(draft[1] or b"")
+        if not mid and self._size > MAX_WAITING_BYTES // 2:
+            self._refuse("of QoS 0 more came than can be stored now")
+            return
         self._size += size + ITEM_BYTES
         # Without Retain As Published a live message does not say whether it is: what was retained first would stay.
         self._waiting.append(Arrived(client, mid, draft, size, retain=message.retain and client.speaks_5))

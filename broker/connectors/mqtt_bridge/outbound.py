@@ -116,7 +116,7 @@ class Outbound:
         self._progress = False  # something was answered on this connection
         self._suspicious = False  # the last one was lost before anything was
         self._draining = False
-        self.sent = self.rejected = 0
+        self.sent = 0
 
     @property
     def progresses(self) -> bool:
@@ -146,7 +146,8 @@ class Outbound:
             alone = self._window == 1
             if self._in_flight:
                 self._suspicious = client.hung_up and not self._progress
-            if self._suspicious and alone:
+            if self._in_flight and self._suspicious and alone:
+                self._refusals.tell("the other broker closed the connection over a message that was sent alone")
                 attachment.started([letter.offset for letter in self._in_flight.values()])
             attachment.detach(lost=self._suspicious and alone)
         self._attachment = self._client = None
@@ -225,7 +226,6 @@ class Outbound:
             self._reject(letter, f"the other broker refused it: {reason}")
 
     def _reject(self, letter: Letter, why: str) -> None:
-        self.rejected += 1
         self._refuse(letter, Outcome.REJECT, why)
 
     def _refuse(self, letter: Letter, outcome: Outcome, why: str) -> None:

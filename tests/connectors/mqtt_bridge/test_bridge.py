@@ -76,8 +76,7 @@ async def test_a_message_that_is_refused_for_good_is_a_dead_letter_and_the_rest_
     upstream.answer = lambda packet: Reason.NOT_AUTHORIZED if packet.payload == b"1" else Reason.SUCCESS
     async with at_work(broker, options(upstream)) as bridge:
         await publish(broker, b"0", b"1", b"2")
-        await until(lambda: bridge.status().backlog == 0)
-        assert (bridge.status().sent, bridge.status().rejected) == (2, 1)
+        await until(lambda: (bridge.status().sent, bridge.status().rejected) == (2, 1))
         await until(lambda: broker.engine.subscription("bridge.b").dead_letters == 1)
         (dead,) = await broker.messages("$dead/bridge.b")
     assert dead.body == b"1"
@@ -110,8 +109,7 @@ async def test_a_message_over_their_maximum_is_not_sent(broker: Broker, upstream
     upstream.properties = {"maximum_packet_size": 1_200}
     async with at_work(broker, options(upstream)) as bridge:
         await publish(broker, b"x" * 1_150, b"x" * 1_000, b"x" * 10)
-        await until(lambda: bridge.status().backlog == 0)
-        assert (bridge.status().sent, bridge.status().rejected) == (2, 1)
+        await until(lambda: (bridge.status().sent, bridge.status().rejected) == (2, 1))
     assert [len(body) for body in upstream.bodies] == [1_000, 10]
 
 
@@ -127,6 +125,8 @@ async def test_a_message_at_which_they_hang_up_is_found_out_and_put_aside(broker
         await until(lambda: bridge.status().backlog == 0)
         assert bridge.status().sent == 3
         await until(lambda: broker.engine.subscription("bridge.b").dead_letters == 1)
+        assert bridge.status().rejected == 1
+        assert "closed the connection over a message" in bridge.status().refusal
         assert [m.body for m in await broker.messages("$dead/bridge.b")] == [b"poison"]
 
 
@@ -238,6 +238,27 @@ async def test_a_full_queue_makes_it_wait_and_nothing_is_lost(broker: Broker, up
         await broker.hub.delete_subscription(LOCAL, "small")
         await until(lambda: upstream.acks == [1, 2, 3, 4, 5])
     assert [m.body for m in await broker.messages("down/x")] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_of_what_cannot_be_stored_now_memory_takes_so_much_and_qos_0_is_dropped(
+    broker: Broker, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.connectors.mqtt_bridge.inbound.MAX_WAITING_BYTES", 20_000)
+    spec = Spec("small", Kind.QUEUE, ("down/#",), max_messages=1, overflow=Overflow.REFUSE)
+    await broker.hub.put_subscription(LOCAL, spec)
+    body = b"x" * 4_000
+    async with at_work(broker, options(upstream)) as bridge:
+        await until(lambda: bridge.status().state == "ok")
+        upstream.send(Publish("down/x", b"fills it", 1, packet_id=1), *[Publish("down/x", body, 0)] * 10)
+        await until(lambda: bridge.status().refused == 7)
+        assert (bridge.status().state, bridge.status().connections) == ("waiting", 1)
+        assert "QoS 0" in bridge.status().refusal
+        upstream.send(*[Publish("down/x", body, 1, packet_id=n) for n in range(2, 10)])
+        await until(lambda: bridge.status().connections > 1)
+        await broker.hub.delete_subscription(LOCAL, "small")
+        await until(lambda: bridge.status().received == 4)
+        upstream.send(*[Publish("down/x", body, 1, packet_id=n) for n in range(2, 6)])
+        await until(lambda: sorted(set(upstream.acks)) == [1, 2, 3, 4, 5])
 
 
 # Connections

@@ -84,6 +84,33 @@ def test_two_bridges_have_two_names_and_secrets_stay_secret(tmp_path: Path) -> N
         load_config(None, {"POSTROOM_MQTT_BRIDGE": "x", "POSTROOM_MQTT_BRIDGE__NAME": "x"})
 
 
+def test_two_bridges_are_two_clients_of_one_broker(tmp_path: Path) -> None:
+    path = tmp_path / "postroom.toml"
+
+    def bridges(one: str, other: str) -> str:
+        link = '[[mqtt_bridge]]\nname = "{0}"\nclient_id = "us"\naddress = {1}\n'
+        link += 'topics = [{{filter = "t/#", direction = "out"}}]\n'
+        return link.format("a", one) + link.format("b", other)
+
+    path.write_text(bridges('["mqtt://near", "mqtt://far"]', '"mqtt://far:1883"'))
+    with pytest.raises(ConfigError, match=r"mqtt_bridge\[1\].client_id: 'us' is mqtt_bridge\[0\]'s at the same broker"):
+        load_config(path, {})
+    path.write_text(bridges('"mqtt://near"', '"mqtt://far"'))
+    assert len(load_config(path, {}).mqtt_bridge) == 2
+
+
+def test_what_comes_twice_from_some_brokers_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "postroom.toml"
+    path.write_text(
+        '[[mqtt_bridge]]\nname = "b"\naddress = "mqtt://far"\ntopics = [{filter = "a/#", direction = "out"},\n'
+        '{filter = "a/+", direction = "in"}, {filter = "c", direction = "in"}, {filter = "+/b", direction = "both"}]\n'
+    )
+    said: list[str] = []
+    assert check_config(path, {}, said.append)
+    assert said[0].startswith("warning: mqtt_bridge[0].topics[1] and topics[3] overlap: ")
+    assert len(said) == 2
+
+
 def test_a_password_in_the_clear_is_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "postroom.toml"
     path.write_text(
