@@ -500,4 +500,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestQueueMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=50)

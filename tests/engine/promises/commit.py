@@ -216,7 +216,7 @@ class TestCommit:
         assert stats.next_offset > receipt.offset + 1
         assert stats.committed_messages == 2
 
-    @settings(max_examples=15)
+    @settings(max_examples=settings().max_examples // 7)
     @given(units=st.lists(DRAFTS, max_size=8))
     async def test_any_bytes_come_back_as_they_went_in(
         self,

@@ -304,7 +304,7 @@ class Model:
 
 
 class TestAnyCourse:
-    @settings(max_examples=25)
+    @settings(max_examples=settings().max_examples // 4)
     @given(steps=STEPS)
     async def test_keys_stay_in_order_and_nothing_is_lost(
         self, steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, engine_factory: EngineFactory

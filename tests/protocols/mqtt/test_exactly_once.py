@@ -110,7 +110,7 @@ ACTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.lists(ACTIONS, max_size=120))
 def test_nothing_is_lost_and_qos_2_is_not_doubled(actions: list[str]) -> None:
     ends = Ends()

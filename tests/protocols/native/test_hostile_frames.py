@@ -133,7 +133,7 @@ async def test_a_unit_of_many_settles_of_nothing_is_too_large(tmp_path: Path) ->
         assert client.session.closed
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 @given(frames=st.lists(FRAMES, min_size=1, max_size=12))
 async def test_no_course_of_frames_harms_the_others(
     frames: list[list[Any]], tmp_path_factory: pytest.TempPathFactory
