@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED, Row, made_id
@@ -36,8 +36,6 @@ Token = tuple[Tie, int] | tuple[None, Row]
 """What is in flight: the tie that brought it and its offset; or a retained message, which no tie brings again."""
 Waiting = tuple[Tie, Row, None] | tuple[None, Row, Wanted]
 """What no identifier is free for; of a retained message also how it was asked for."""
-Find = Callable[[int], list[Row]]
-"""Looks up retained messages that have not expired by then (unix ms)."""
 PIECE, ROW_BYTES = 64 << 10, 64
 """Bytes of what waits that are written before others have their turn, and what a message counts beside topic and
 body."""
@@ -49,6 +47,14 @@ ALIAS_BYTES = 3
 _id = Struct(">H").pack
 _id_with_gap = Struct(">Hx").pack
 """A packet identifier; with the length of no properties behind it."""
+
+
+class Asked(NamedTuple):
+    """What is retained is wanted by this filter. `find` looks it up, but what has expired by then (unix ms)."""
+
+    filter: str
+    find: Callable[[str, int], list[Row]]
+    wanted: Wanted
 
 
 class Parcel:
@@ -91,7 +97,8 @@ class Sender:
         self._identified = identified
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
-        self._asked_for: deque[tuple[Find, Wanted]] = deque()  # retained messages that were not looked up yet
+        self._asked_for: deque[Asked] = deque()  # retained messages that were not looked up yet
+        self._found: Asked | None = None  # those that were looked up last
         self._goes_on = False  # soon
         self._behind: list[bytes] | None = None  # packets that wait for the last commit under way
         self._id = _id_with_gap if version == V5 else _id
@@ -283,7 +290,7 @@ class Sender:
     def _now(self) -> int:
         return int(self._hub.wall() * 1000)
 
-    def retained(self, asked: Sequence[tuple[Find, Wanted]]) -> None:
+    def retained(self, asked: Sequence[Asked]) -> None:
         """Retained messages for new subscriptions, after their SUBACK. One filter is looked up at a time, once
         what the one before it found is on its way: they cost little memory, and others no time. [MQTT-3.3.1-8]"""
         self._asked_for.extend(asked)
@@ -293,14 +300,21 @@ class Sender:
     def _go_on(self) -> None:
         self._goes_on = False
         if self._asked_for and not self._waiting and not self.closed:
-            find, wanted = self._asked_for.popleft()
-            self._waiting.extend([(None, row, wanted) for row in find(self._now())])
+            self._found = asked = self._asked_for.popleft()
+            self._waiting.extend([(None, row, asked.wanted) for row in asked.find(asked.filter, self._now())])
         self._drain()
 
     @property
     def asked_for(self) -> int:
         """Filters whose retained messages were not looked up yet."""
         return len(self._asked_for)
+
+    def untold(self) -> list[Asked]:
+        """Filters whose retained messages were not all sent."""
+        found = self._found
+        if found is None or not any(tie is None for tie, _, _ in self._waiting):
+            return list(self._asked_for)
+        return [found, *self._asked_for]
 
     def resume(self) -> None:
         """The socket takes more."""

@@ -25,7 +25,7 @@ from broker.protocols.mqtt.flow.outbound import Outbound, Sent
 from broker.protocols.mqtt.kept import SessionRecord, escaped, forgotten_session, inbound_key, outbound_key
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.queues import QueueTie
-from broker.protocols.mqtt.sender import Sender, Token
+from broker.protocols.mqtt.sender import Asked, Sender, Token
 from broker.protocols.mqtt.tie import ROOM, NamedTie, Tie
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Session:
         self.own = Tie(self.filters, self.queue) if durable else None
         self._window = 0
         self._unfinished: list[Row] = []  # of its queue, which does not bring them again
+        self._untold: list[Asked] = []  # retained messages that the last connection did not send, or not all
 
     # What it is called in the engine
 
@@ -235,6 +236,8 @@ class Session:
             if token[0] is None and state is not Sent.RELEASED:
                 retained.append((packet_id, 1 if state is Sent.QOS_1 else 2, token[1]))
         self.sender.again(retained)
+        untold, self._untold = self._untold, []
+        self.sender.retained([asked for asked in untold if self.filters.get(asked.filter) is not None])
         if self.own is not None and self._unfinished:
             self.sender.take(self.own, self._unfinished)
 
@@ -318,6 +321,8 @@ class Session:
         self.connection = None
         begun = self._begun() if lost else {}
         if self.sender is not None:
+            if self.durable:
+                self._untold = [asked for asked in self.sender.untold() if asked.wanted.qos]
             self.sender.closed = True
             self.sender = None
         for tie in self.ties():

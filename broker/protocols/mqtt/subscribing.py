@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.auth.grant import on_topic
@@ -23,7 +22,7 @@ from broker.protocols.mqtt.codec.topics import shared
 from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.filters import Subscribed, Wanted, check_logged
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.sender import Find
+from broker.protocols.mqtt.sender import Asked
 from broker.protocols.mqtt.session import Session, named_tie
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import PREFIX as STATE
@@ -212,14 +211,14 @@ class Subscribing:
         if asked and connection.session.sender is not None:
             connection.session.sender.retained(asked)
 
-    def _retained_for(self, granted: Granted) -> tuple[Find, Wanted] | None:
+    def _retained_for(self, granted: Granted) -> Asked | None:
         subscribed, how = granted.subscribed, granted.request.retain_handling
         if subscribed is None or subscribed.share is not None or granted.reader is not None:
             return None
         if how == NEVER or (how == IF_NEW and not granted.fresh):
             return None
         own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
-        return partial(self._matching, subscribed.filter), Wanted(subscribed.qos, False, own)
+        return Asked(subscribed.filter, self._matching, Wanted(subscribed.qos, False, own))
 
     def _matching(self, text: str, now: int) -> list[Row]:
         return [row for retained in self._retained for row in retained.matching(text, now)]

@@ -207,6 +207,29 @@ async def test_the_same_filter_over_and_over_costs_no_memory_for_each(tmp_path: 
         await reader.nothing()
 
 
+async def test_a_kept_session_that_is_cut_off_while_they_come_has_the_rest_when_it_is_back(door: Door) -> None:
+    """They are pending as all that it has not had yet; a subscription that is there already brings none (§4.1)."""
+    writer = await door.connect("w")
+    for name in ("a/1", "a/2", "a/3", "b/1", "c/1"):
+        await writer.publish(name, name, retain=True)
+    reader = await door.connect("r", expiry=60, receive_maximum=1)
+    reader.write(Subscribe(1, tuple(Request(text, 1) for text in ("a/#", "b/#", "c/#"))))
+    first = await reader.hear(Publish)
+    await reader.lost()
+    await writer.publish("a/3", "", retain=True)
+    reader = await door.connect("r", clean=False, present=True, expiry=60, receive_maximum=1)
+    again = await reader.hear(Publish)
+    await reader.unsubscribe("c/#")
+    assert (again.payload, again.dup, again.packet_id) == (first.payload, True, first.packet_id)
+    await reader.lost()
+    reader = await door.connect("r", clean=False, present=True)
+    await reader.subscribe("a/#", retain_handling=1)
+    came = [await reader.take() for _ in range(5)]
+    assert {packet.payload for packet in came if packet.retain} == {b"a/1", b"a/2", b"b/1"}
+    assert [packet.payload for packet in came if not packet.retain] == [b""]
+    await reader.nothing()
+
+
 async def test_others_have_their_turn_while_much_is_sent(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
         for i in range(3_000):
