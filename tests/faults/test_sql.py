@@ -1,13 +1,16 @@
 """The n-th step of SQL fails, for every n: nobody is answered, the engine says why and serves no one, and a restart has
 everything that was confirmed. `before`: the step does not take place; `after`: it does, and nobody can know."""
 
+import asyncio
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
+from broker.engine.base import Unit
+from broker.engine.sqlite.engine import SqliteEngine
 from tests.engine.world import World
 from tests.faults.course import policies
 from tests.faults.faulty import REASON, Faults, When, faulty_connections
@@ -64,6 +67,30 @@ async def steps(folder: Path, when: When, passing: bool, stride: int) -> None:
         except BaseException as error:
             error.add_note(f"step {step} of {count}, {when}: {faults.statements[step - 1 : step]}")
             raise
+
+
+@pytest.mark.parametrize("how", ["the commit that takes it", "something else"])
+async def test_who_waits_for_room_in_a_queue_is_refused_when_the_disk_fails(tmp_path: Path, how: str) -> None:
+    faults = Faults(step=1)
+    with faulty_connections(faults):
+        course = await started(tmp_path / "data")
+    world, engine = course.world, course.world.engine
+    assert isinstance(engine, SqliteEngine)
+    await world.subscribe("q", "jobs/#", overflow="block", max_messages=1)
+    await world.publish("jobs/1", "a")
+    answers = [world.answer(Unit([world.draft("jobs/1", body)], sender=sender)) for body, sender in ("bp", "cp", "dr")]
+    await world.quiet()
+    assert not any(answer.done() for answer in answers)
+    worker = world.attach("q", 1)
+    rows = await worker.take(1)
+    faults.armed = True
+    if how == "something else":
+        engine.fail(OSError(REASON))
+    else:
+        worker.ack(rows)
+    receipts = await asyncio.wait_for(asyncio.gather(*answers), 5)
+    assert [receipt.error and receipt.error.code for receipt in receipts] == [Code.STORAGE_FAILED] * 3
+    await stop(course)
 
 
 async def test_a_read_for_a_worker_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -58,9 +58,14 @@ class Blocked:
         """Would `retry` find something to do?"""
         return any(self._may_go(waiting[0], now) for waiting in self._senders.values())
 
-    def retry(self, now: float, take: Callable[[Unit, bool], Room | None], limit: int) -> None:
+    def clear(self) -> None:
+        """None waits any more."""
+        self._senders.clear()
+
+    def retry(self, now: float, take: Callable[[Unit, bool], Room | None], limit: int) -> list[Unit]:
         """Let `take` (the unit, may it wait longer) try those that may go, of about `limit` bytes; it says what one
-        still has to wait for."""
+        still has to wait for. Returns those that wait no more."""
+        freed: list[Unit] = []
         size = 0
         for sender, waiting in list(self._senders.items()):
             while waiting and size < limit and self._may_go(held := waiting[0], now):
@@ -68,9 +73,10 @@ class Blocked:
                 if held.room is not None:
                     break
                 size += held.unit.weight()
-                waiting.popleft()
+                freed.append(waiting.popleft().unit)
             if not waiting:
                 del self._senders[sender]
+        return freed
 
     def _may_go(self, held: _Held, now: float) -> bool:
         return held.room is None or now >= held.until or not self._lacking(held.room)

@@ -18,7 +18,7 @@ from broker.core.subscription import Kind, Outcome, Overflow, Spec
 from broker.engine.base import Settle, SubscriptionInfo
 from broker.engine.sqlite.blocked import Room
 from broker.engine.sqlite.forming import Handle, InternalUnit, Tally
-from broker.engine.sqlite.handles import QueueHandle
+from broker.engine.sqlite.handles import QueueHandle, dismiss
 from broker.engine.sqlite.removal import remove
 from broker.engine.sqlite.streams import StreamHandle
 
@@ -263,11 +263,11 @@ class Catalog:
             self._engine.routes.remove([*handle.spec.topics, *private(handle.spec)], handle)
             handle.queue.paused = True
             for member in list(handle.queue.members):
-                member.consumer.detached(gone)
+                dismiss(member.consumer, gone)
             handle.queue.members.clear()
             return
         for attachment in list(handle.attachments):
-            attachment.reader.consumer.detached(gone)
+            dismiss(attachment.reader.consumer, gone)
             attachment.detach()
 
     def infos(self) -> list[SubscriptionInfo]:

@@ -36,7 +36,7 @@ from broker.engine.sqlite.alarms import Alarms
 from broker.engine.sqlite.catalog import Catalog
 from broker.engine.sqlite.connection import Connection, open_reader, open_writer, unusable
 from broker.engine.sqlite.forming import Handle
-from broker.engine.sqlite.handles import QueueAttachment, QueueHandle
+from broker.engine.sqlite.handles import QueueAttachment, QueueHandle, dismiss
 from broker.engine.sqlite.log import Log, Tail
 from broker.engine.sqlite.options import SqliteOptions
 from broker.engine.sqlite.recovery import recover
@@ -156,10 +156,10 @@ class SqliteEngine:
         for handle in self.catalog.handles.values():
             if isinstance(handle, QueueHandle):
                 for member in list(handle.queue.members):
-                    member.consumer.detached(goodbye)
+                    dismiss(member.consumer, goodbye)
                     handle.queue.leave(member, lost=False, wall=self.wall_ms())
         for attachment in list(self.attachments):
-            attachment.reader.consumer.detached(goodbye)
+            dismiss(attachment.reader.consumer, goodbye)
             attachment.detach()
         self.writer.changed.update(self.catalog.handles.values())
         self.writer.stop()
@@ -185,13 +185,14 @@ class SqliteEngine:
         if self.failed:
             return
         self.failed = str(error) or repr(error)
+        self.writer.give_up()
         refusal = BrokerError(Code.STORAGE_FAILED, self.failed)
         for handle in self.catalog.handles.values():
             if isinstance(handle, QueueHandle):
                 for member in list(handle.queue.members):
-                    member.consumer.detached(refusal)
+                    dismiss(member.consumer, refusal)
         for attachment in list(self.attachments):
-            attachment.reader.consumer.detached(refusal)
+            dismiss(attachment.reader.consumer, refusal)
             attachment.detach()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

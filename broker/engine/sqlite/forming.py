@@ -69,26 +69,30 @@ class Forming:
     def add(self, unit: Unit, patient: bool) -> Room | None:
         """Take a unit into the batch, or answer it with what forbids it. If it is `patient` and a queue has no room
         for it, of those that block, nothing is done: then this is the room it needs."""
-        receipt = Receipt(at=self.batch.at)
+        receipt, index = Receipt(at=self.batch.at), len(self.drafts)
         if not storable(unit):
             receipt.error = BrokerError(Code.BAD_REQUEST, "keys and ids must be UTF-8 text, numbers must fit 64 bits")
-        else:
+            self.answers.append((unit, receipt, index))
+            return None
+        try:
             receipt.error = self._refusal(unit)
             if receipt.error is None and (room := self._lacking(unit)) is not None:
                 if patient and room.handle.spec.overflow is Overflow.BLOCK:
                     return room
                 held = len(room.handle.queue.outstanding)
                 receipt.error = BrokerError(Code.QUEUE_FULL, f"{room.handle.spec.name} holds {held}")
-            if unit.publisher is not None:
-                self._answered(unit.publisher, receipt.error)
-        self.answers.append((unit, receipt, len(self.drafts)))
-        if receipt.error is None:
-            self._take(unit, receipt)
+            if receipt.error is None:
+                self._take(unit, receipt)
+        except Exception:  # an error in the program, which must not fail what others handed in
+            logger.exception("a unit could not be taken")
+            receipt.error = BrokerError(Code.INTERNAL, "nothing of it is published; whether it settled is unknown")
+        if unit.publisher is not None:
+            self._answered(unit.publisher, receipt.error)
+        self.answers.append((unit, receipt, index))
         return None
 
     def _take(self, unit: Unit, receipt: Receipt) -> None:
-        self.drafts += unit.publishes
-        self.size += unit.size
+        """Into the batch. Its messages come last, so that none is there when something before them fails."""
         if unit.settles:
             receipt.lost = [(s.subscription, s.offset) for s in unit.settles if not self.engine.catalog.settle(s)]
         if unit.sets:
@@ -104,6 +108,8 @@ class Forming:
             self.batch.unscheduled += unit.unscheduled
             self.batch.removed += unit.removed
             self.batch.statements += unit.statements
+        self.drafts += unit.publishes
+        self.size += unit.size
 
     def _answered(self, sequences: Sequences, error: BrokerError | None) -> None:
         """The publisher's sequences are answered with this batch; which were refused must outlive a lost answer."""
@@ -284,14 +290,15 @@ class Forming:
             self.engine.dispatch(stored, rows)
         for handle in self.changed:  # settles of units and dead letters may have made others ready
             if isinstance(handle, QueueHandle):
-                handle.pump()
+                handle.serve()
 
     def _answer(self, duplicates: dict[int, int]) -> None:
         for unit, receipt, index in self.answers:
             if receipt.error is None:
                 for scheduled in unit.schedules:
                     self.engine.upkeep.planned(scheduled.due)
-            if unit.done is None:
+            done, unit.done = unit.done, None  # once, whatever fails after it
+            if done is None:
                 continue
             receipt.offset = self.first + index
             if receipt.error is None:
@@ -300,10 +307,15 @@ class Forming:
                     receipt.duplicates = {i - index: duplicates[i] for i in mine if i in duplicates}
                 if self.unlogged:
                     receipt.unlogged = frozenset([i - index for i in mine if i in self.unlogged])
-            try:
-                unit.done(receipt)
-            except Exception:
-                logger.exception("somebody failed to take an answer")
+            answer(done, receipt)
+
+
+def answer(done: Callable[[Receipt], None], receipt: Receipt) -> None:
+    """Tell one; when it fails at that, the others are told all the same."""
+    try:
+        done(receipt)
+    except Exception:
+        logger.exception("somebody failed to take an answer")
 
 
 def storable(unit: Unit) -> bool:

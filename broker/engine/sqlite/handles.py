@@ -71,6 +71,13 @@ class QueueHandle:
         if self.queue.unfinished:
             self.engine.alarms.touch(self)
 
+    def serve(self) -> None:
+        """The same after a commit: a queue that fails harms neither the others nor the writer."""
+        try:
+            self.pump()
+        except Exception:
+            logger.exception("a queue failed to hand out", extra={"subscription": self.spec.name})
+
     def _go_on(self) -> None:
         """A pick is one piece; if more is ready and wanted, the next follows after others had their turn."""
         if not self._going_on and self.queue.ready and self.queue.hungry:
@@ -193,7 +200,7 @@ class QueueHandle:
     def drop(self, member: Member, error: BrokerError) -> None:
         """Let a consumer go and tell it why."""
         self.leave(member, lost=True)
-        member.consumer.detached(error)
+        dismiss(member.consumer, error)
 
     def leave(self, member: Member, *, lost: bool) -> None:
         """A consumer goes; what it held is handed to others."""
@@ -210,6 +217,14 @@ class QueueHandle:
         if self.queue.changed:
             self.engine.changed(self)
         self.pump()
+
+
+def dismiss(consumer: Consumer, error: BrokerError) -> None:
+    """Tell a consumer that it was let go, and why; when it fails at that, the others are told all the same."""
+    try:
+        consumer.detached(error)
+    except Exception:
+        logger.exception("a consumer failed to be let go")
 
 
 class QueueAttachment:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from broker.core.errors import BrokerError, Code
 from broker.engine.base import Receipt, Unit
 from broker.engine.sqlite.blocked import Blocked
-from broker.engine.sqlite.forming import Forming, Handle, storable
+from broker.engine.sqlite.forming import Forming, Handle, answer, storable
 from broker.engine.sqlite.transaction import Outcome, write
 from broker.engine.sqlite.turns import Turns
 from broker.observe.metrics import Histogram
@@ -80,6 +80,10 @@ class Writer:
         self._stopping = self._overdue = True
         self._wake.set()
 
+    def give_up(self) -> None:
+        """The engine has failed: all that waits is refused, also when no commit is under way."""
+        self._wake.set()
+
     def look(self) -> None:
         """If a unit has waited for room long enough, begin a commit that answers it."""
         if self._blocked and self._blocked.ready(self._now()):
@@ -94,6 +98,9 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._engine.failed:
+                self._refuse([])
+                return
             while self._pending or (self._overdue and self.changed) or self._blocked.ready(self._now()):
                 units = self._take()
                 if self._engine.failed:
@@ -127,14 +134,14 @@ class Writer:
         conditional = [unit for unit in (*self._blocked, *units) if unit.sets and storable(unit)]
         revisions = await engine.revisions(conditional) if conditional else {}
         formed = Forming(engine, self.changed, revisions)
-        if self._blocked:
-            self._blocked.retry(self._now(), formed.add, engine.options.max_transaction)
+        freed = self._blocked.retry(self._now(), formed.add, engine.options.max_transaction)
         until = self._now() + engine.options.block_timeout
         for unit in units:
             behind = self._blocked.concerns(unit)
             room = None if behind else formed.add(unit, not self._stopping)
             if behind or room is not None:
                 self._blocked.hold(unit, until, room)
+        units += freed  # they are refused with the others if this fails
         self._overdue = self._stopping
         self.changed = set()  # only now: the settles of these units are part of this transaction
         batch = formed.finish()
@@ -154,6 +161,8 @@ class Writer:
     def _refuse(self, units: list[Unit]) -> None:
         refusal = BrokerError(Code.STORAGE_FAILED, self._engine.failed)
         for unit in [*self._blocked, *units, *self._pending]:
-            if unit.done is not None:
-                unit.done(Receipt(error=refusal))
-        self._pending = []
+            done, unit.done = unit.done, None
+            if done is not None:
+                answer(done, Receipt(error=refusal))
+        self._pending, self.pending_bytes = [], 0
+        self._blocked.clear()

@@ -389,6 +389,8 @@ UNSTORABLE = [
 
 
 class TestPoison:
+    """What cannot be, or fails by an error in the program, fails alone."""
+
     @pytest.mark.parametrize("poison", UNSTORABLE)
     async def test_what_cannot_be_stored_is_refused_alone(self, world: World, poison: Unit) -> None:
         before = world.answer(Unit([world.draft("a", "before")]))
@@ -398,3 +400,34 @@ class TestPoison:
         assert [r.error.code if r.error else None for r in receipts] == [None, Code.BAD_REQUEST, None]
         await world.restart()
         assert await world.log() == ["before", "after"]
+
+    async def test_a_unit_that_cannot_be_taken_harms_no_other(self, world: World) -> None:
+        await world.queue()
+        poison = Unit([world.draft("a", "lost")], settles=[Settle("q", Outcome.ACK, "no offset")])  # type: ignore[arg-type]
+        units = [Unit([world.draft("a", "1")]), poison, Unit([world.draft("a", "2")])]
+        receipts = await asyncio.gather(*map(world.answer, units))
+        assert [receipt.error and receipt.error.code for receipt in receipts] == [None, Code.INTERNAL, None]
+        assert await world.log() == ["1", "2"]
+        await world.publish("a", "3")
+
+    async def test_a_consumer_that_fails_in_all_harms_no_other(self, world: World) -> None:
+        def fail(_: object) -> None:
+            raise RuntimeError("on purpose")
+
+        good = await world.queue("jobs", messages=0)
+        await world.publish("jobs", "1")
+        bad = world.attach("q", 0)
+        bad.deliver = bad.detached = fail  # type: ignore[method-assign]
+        await world.publish("jobs", "2")
+        bad.tie.grant(2, 1_000)
+        await world.publish("jobs", "3")
+        good.tie.grant(9, 1_000)
+        assert sorted(await good.bodies(3)) == ["1", "2", "3"]
+
+    async def test_an_answer_that_fails_harms_no_other(self, world: World) -> None:
+        def fail(_: Receipt) -> None:
+            raise RuntimeError("on purpose")
+
+        world.engine.commit(Unit([world.draft("a", "1")], fail))
+        await world.publish("a", "2")
+        assert await world.log() == ["1", "2"]
