@@ -417,7 +417,7 @@ class TestPoison:
         good = await world.queue("jobs", messages=0)
         await world.publish("jobs", "1")
         bad = world.attach("q", 0)
-        bad.deliver = bad.detached = fail  # type: ignore[method-assign]
+        bad.deliver = bad.detached = fail  # type: ignore[method-assign, assignment]
         await world.publish("jobs", "2")
         bad.tie.grant(2, 1_000)
         await world.publish("jobs", "3")
