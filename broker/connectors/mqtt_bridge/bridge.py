@@ -6,12 +6,12 @@ address that is dead costs a thread that waits for it. Floor 4.
 """
 
 import asyncio
-import json
 import logging
 import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from paho.mqtt.client import MQTTMessage
@@ -21,19 +21,22 @@ from broker.auth.principal import BROKER
 from broker.connectors.mqtt_bridge.client import BridgeClient, BridgeError
 from broker.connectors.mqtt_bridge.inbound import Inbound
 from broker.connectors.mqtt_bridge.mapping import Mapping
+from broker.connectors.mqtt_bridge.memory import Memory, key_of
 from broker.connectors.mqtt_bridge.options import Address, BridgeOptions
 from broker.connectors.mqtt_bridge.outbound import Outbound, queue_of
 from broker.connectors.mqtt_bridge.refusals import Refusals
 from broker.connectors.mqtt_bridge.translation import Passport
 from broker.core.errors import BrokerError
 from broker.core.spec import spec_values
-from broker.engine.base import Set, SubscriptionInfo
+from broker.engine.base import SubscriptionInfo
 from broker.hub import Hub
 
 log = logging.getLogger(__name__)
 
 TICK, RATE_TICK = 1.0, 0.1
 """Seconds between two looks at what may be stored now; at what may be sent now, where there is a rate."""
+SETTLED = 60.0
+"""Seconds after which a new subscription has brought what was retained; until then it is made anew after an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +63,6 @@ class BridgeStatus:
     duplicates: int
     returned: int
     refused: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What is known over restarts: who we are at the other side, and what may be subscribed there."""
-
-    client_id: str
-    filters: tuple[str, ...] = ()
-
-    def kept(self, name: str) -> Set:
-        """To be committed."""
-        return Set(key_of(name), json.dumps({"client_id": self.client_id, "filters": self.filters}).encode())
-
-    @classmethod
-    def read(cls, value: bytes) -> "Memory":
-        """The inverse."""
-        known = json.loads(value)
-        return cls(known["client_id"], tuple(known["filters"]))
-
-
-def key_of(name: str) -> str:
-    """Where a bridge keeps what it must know."""
-    return f"mqtt_bridge/{name}"
 
 
 class Bridge:
@@ -153,26 +133,31 @@ class Bridge:
             await client.open()
             passport = replace(passport, other=client.origin)
             self._inbound.begin(client, passport)
-            await self._subscribe(client, memory)
+            memory, granted = await self._subscribe(client, memory)
             self._succeeded(client)
             if self._mapping.outgoing:
                 self._outbound.begin(client, passport)
-            await self._until_lost(client)
+            await self._until_lost(client, memory, granted)
         finally:
             self._connected = ""
             self._inbound.end()
             self._outbound.end()
             await client.close()
 
-    async def _until_lost(self, client: BridgeClient) -> None:
-        """Raises BridgeError."""
+    async def _until_lost(self, client: BridgeClient, memory: Memory, granted: Memory) -> None:
+        """`granted` is to be remembered instead of `memory`, in a while. Raises BridgeError."""
         good_at = self._monotonic() + self._options.backoff_cap / 1000
+        settled_at = self._monotonic() + SETTLED
         while True:
             await client.lost(RATE_TICK if self._options.rate else TICK)
             self._inbound.retry()
             self._outbound.top_up()
             if self._outbound.progresses or self._monotonic() >= good_at:
                 self._failures = 0
+            if memory != granted and self._monotonic() >= settled_at and not self._inbound.waits_for:
+                with suppress(BrokerError):  # the disk is low: later
+                    await self._keep(granted)
+                    memory = granted
 
     def _succeeded(self, client: BridgeClient) -> None:
         self._connections += 1
@@ -215,20 +200,26 @@ class Bridge:
         except BrokerError:  # there is none: nothing goes out, or somebody has deleted it
             return None
 
-    async def _subscribe(self, client: BridgeClient, memory: Memory) -> None:
+    async def _subscribe(self, client: BridgeClient, memory: Memory) -> tuple[Memory, Memory]:
         """Ask for what is wanted, and no longer for what once was. The list is on disk before the other side hears of
-        it, so that nothing stays subscribed that nobody remembers."""
-        wanted = tuple(entry.remote for entry in self._mapping.incoming)
-        stale = [text for text in memory.filters if text not in wanted] if client.session_present else []
-        if set(wanted) - set(memory.filters):
-            await self._keep(replace(memory, filters=(*wanted, *stale)))
-        refused = await client.subscribe_all(self._mapping.incoming)
+        it, so that nothing stays subscribed that nobody remembers. Returns what is remembered now, and what is to be
+        when all that was granted has settled."""
+        entries = self._mapping.incoming
+        asked = memory.subscribing(entries, present=client.session_present)
+        if asked != memory:
+            await self._keep(asked)
+        refused = await client.subscribe_all(entries, asked)
+        wanted = [entry.remote for entry in entries]
+        stale = [text for text in asked.filters if text not in wanted]
         await client.unsubscribe_all(stale)
+        memory = replace(asked, filters=tuple(wanted))
         if stale:
-            await self._keep(replace(memory, filters=wanted))
-        self._error = "; ".join(refused)
+            await self._keep(memory)
+        self._error = "; ".join(refused.values())
         if refused:
             log.warning("bridge: not all is granted", extra=self._fields(reason=self._error))
+        settled = tuple((entry.remote, entry.qos) for entry in entries if entry.remote not in refused)
+        return memory, replace(memory, settled=settled)
 
     # What its connection brings
 

@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from broker.connectors.mqtt_bridge.memory import Memory
 from broker.connectors.mqtt_bridge.options import Address, BridgedTopics, BridgeOptions, BridgeTls
 from broker.connectors.mqtt_bridge.translation import properties_of
 from broker.core.mqtt import ORIGIN
@@ -203,21 +204,25 @@ class BridgeClient(aiomqtt.Client):
 
     # Subscriptions
 
-    async def subscribe_all(self, entries: Iterable[BridgedTopics]) -> list[str]:
-        """What it did not grant, in words. Raises BridgeError."""
-        refused: list[str] = []
+    async def subscribe_all(self, entries: Iterable[BridgedTopics], memory: Memory) -> dict[str, str]:
+        """What it did not grant, by filter, in words. Raises BridgeError."""
+        refused: dict[str, str] = {}
         for entry in entries:
-            granted = (await self._answered(self._subscribed(entry)))[0]
+            settled = memory.settles(entry)
+            if settled and not self.speaks_5:  # it would bring again what is retained
+                continue
+            granted = (await self._answered(self._subscribed(entry, settled=settled)))[0]
             assert isinstance(granted, ReasonCode)
             if granted.value >= 0x80:
-                refused.append(f"{entry.remote} is not granted: {granted}")
+                refused[entry.remote] = f"{entry.remote} is not granted: {granted}"
         return refused
 
-    def _subscribed(self, entry: BridgedTopics) -> Coroutine[Any, Any, Sequence[int | ReasonCode]]:
-        """What was retained comes only to a new subscription, and our own messages do not come back."""
+    def _subscribed(self, entry: BridgedTopics, *, settled: bool) -> Coroutine[Any, Any, Sequence[int | ReasonCode]]:
+        """What was retained comes until it has come for sure; our own messages do not come back."""
         if not self.speaks_5:
             return self.subscribe(entry.remote, entry.qos)
-        options = SubscribeOptions(entry.qos, noLocal=True, retainAsPublished=True, retainHandling=1)
+        handling = 1 if settled else 0
+        options = SubscribeOptions(entry.qos, noLocal=True, retainAsPublished=True, retainHandling=handling)
         return self.subscribe(entry.remote, options=options)
 
     async def unsubscribe_all(self, filters: Iterable[str]) -> None:

@@ -251,12 +251,13 @@ async def test_of_what_cannot_be_stored_now_memory_takes_so_much_and_qos_0_is_dr
         await until(lambda: bridge.status().state == "ok")
         upstream.send(Publish("down/x", b"fills it", 1, packet_id=1), *[Publish("down/x", body, 0)] * 10)
         await until(lambda: bridge.status().refused == 7)
-        assert (bridge.status().state, bridge.status().connections) == ("waiting", 1)
+        await until(lambda: bridge.status().state == "waiting")
+        assert bridge.status().connections == 1
         assert "QoS 0" in bridge.status().refusal
         upstream.send(*[Publish("down/x", body, 1, packet_id=n) for n in range(2, 10)])
         await until(lambda: bridge.status().connections > 1)
         await broker.hub.delete_subscription(LOCAL, "small")
-        await until(lambda: bridge.status().received == 4)
+        await until(lambda: bridge.status().received >= 4)
         upstream.send(*[Publish("down/x", body, 1, packet_id=n) for n in range(2, 6)])
         await until(lambda: sorted(set(upstream.acks)) == [1, 2, 3, 4, 5])
 

@@ -1,7 +1,11 @@
 """What is retained at the other side is retained here: who comes later finds the last value."""
 
+import pytest
+
 from broker.auth.principal import LOCAL
+from broker.connectors.mqtt_bridge.bridge import SETTLED, Bridge
 from broker.connectors.mqtt_bridge.inbound import MAX_UNIT
+from broker.connectors.mqtt_bridge.memory import Memory, key_of
 from broker.core.message import unpack_meta
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.limits import Limits
@@ -14,6 +18,67 @@ from tests.connectors.world import Broker, until
 def retained(broker: Broker) -> dict[str, bytes]:
     """Topics and bodies."""
     return {row[1]: row[4] for row in broker.hub.retained.matching("#", 0)}
+
+
+async def reconnected(bridge: Bridge, upstream: Upstream) -> None:
+    count = bridge.status().connections
+    upstream.present = True
+    upstream.hang_up()
+    await until(lambda: bridge.status().connections > count)
+
+
+async def settle(broker: Broker, *filters: str) -> None:
+    """A new subscription lasts for so long that what is retained has come."""
+    broker.clock.advance(SETTLED)
+    while True:
+        found = await broker.engine.get(key_of("b"))
+        if found is not None and [text for text, _ in Memory.read(found[0]).settled] == list(filters):
+            return
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.connectors.mqtt_bridge.bridge.TICK", 0.01)
+
+
+async def test_what_is_retained_is_asked_for_again_until_it_has_come_for_sure(
+    often: None, broker: Broker, upstream: Upstream
+) -> None:
+    """A connection that breaks, or a broker that crashes, in the middle of it costs nothing."""
+    both = [{"filter": "one/#", "direction": "in"}, {"filter": "two/#", "direction": "in"}]
+    upstream.ungranted = "two/#"
+    async with at_work(broker, options(upstream, topics=both)) as bridge:
+        await until(lambda: bridge.status().connections)
+        await reconnected(bridge, upstream)
+        assert upstream.handling == [0, 0] * 2
+        await settle(broker, "one/#")
+        await reconnected(bridge, upstream)
+        assert upstream.handling[4:] == [1, 0]
+        upstream.ungranted = ""
+        await reconnected(bridge, upstream)
+        await settle(broker, "one/#", "two/#")
+    both[0]["qos"] = "0"
+    async with at_work(broker, options(upstream, topics=both)) as bridge:
+        await until(lambda: bridge.status().connections)
+        assert upstream.handling[8:] == [0, 1]
+        await settle(broker, "one/#", "two/#")
+        upstream.hang_up()
+        upstream.present = False
+        await until(lambda: upstream.handling[10:] == [0, 0])
+
+
+async def test_mqtt_3_1_1_brings_what_is_retained_with_a_new_subscription_alone(
+    often: None, broker: Broker, upstream: Upstream
+) -> None:
+    async with at_work(broker, options(upstream, version="3.1.1")) as bridge:
+        await until(lambda: bridge.status().connections)
+        await reconnected(bridge, upstream)
+        await settle(broker, "down/#")
+        await reconnected(bridge, upstream)
+        assert upstream.subscribed == ["down/#"] * 2
+        upstream.hang_up()
+        upstream.present = False
+        await until(lambda: upstream.subscribed == ["down/#"] * 3)
 
 
 async def test_the_last_value_is_there_after_a_restart_with_its_place_and_whose_it_is(

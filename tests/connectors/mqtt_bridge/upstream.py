@@ -48,6 +48,8 @@ class Upstream:
         self.connects: list[Connect] = []
         self.published: list[Publish] = []
         self.subscribed: list[str] = []
+        self.handling: list[int] = []  # of retained messages, as each of these wants it
+        self.ungranted = ""
         self.unsubscribed: list[str] = []
         self.acks: list[int] = []
         self.port = 0
@@ -111,7 +113,10 @@ class Upstream:
             if self.deaf:
                 return []
             self.subscribed += [request.filter for request in packet.requests]
-            answer = Suback(packet.packet_id, tuple(Reason(request.qos) for request in packet.requests))
+            self.handling += [request.retain_handling for request in packet.requests]
+            denied = {self.ungranted: Reason.NOT_AUTHORIZED}
+            reasons = [denied.get(request.filter, Reason(request.qos)) for request in packet.requests]
+            answer = Suback(packet.packet_id, tuple(reasons))
         elif isinstance(packet, Unsubscribe):
             self.unsubscribed += packet.filters
             answer = Unsuback(packet.packet_id, tuple(Reason.SUCCESS for _ in packet.filters))
