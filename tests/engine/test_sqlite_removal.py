@@ -32,7 +32,7 @@ def begin_removal(world: World, topic: str, offsets: range) -> "list[asyncio.Tas
     engine = world.engine
     assert isinstance(engine, SqliteEngine)
     pieces = [list(offsets[i : i + 1_000]) for i in range(0, len(offsets), 1_000)]
-    return [asyncio.create_task(remove(engine, piece, topic, InternalUnit())) for piece in pieces]
+    return [asyncio.create_task(remove(engine, {engine.log.numbers[topic]: piece}, InternalUnit())) for piece in pieces]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -90,7 +90,7 @@ async def test_a_directory_that_was_read_before_a_removal_does_not_come_back_aft
         reading = asyncio.create_task(engine.replay.directory(0))
         await was_read.wait()
     monkeypatch.setattr(engine, "committed_unit", evicted)
-    await remove(engine, list(range(1, 1_001)), "a", InternalUnit())
+    await remove(engine, {engine.log.numbers["a"]: list(range(1, 1_001))}, InternalUnit())
     goes_on.set()
     directory = await reading
     assert directory is not None
@@ -114,10 +114,7 @@ async def test_what_a_queue_comes_to_want_while_retention_works_stays(
         assert len(await world.log()) == wanted
 
 
-async def test_old_messages_are_found_behind_pages_that_stay(
-    tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pruning, "MAX_PAGES", 1)
+async def test_old_messages_are_found_behind_pages_that_stay(tmp_path: Path, engine_factory: EngineFactory) -> None:
     policies = Policies.parse({"keep": {"age": "forever"}, "young": {"age": "60s"}})
     async with open_world(tmp_path / "data", engine_factory, policies) as world:
         await fill(world, "keep", 2 * PAGE_SIZE)
@@ -166,3 +163,53 @@ def test_a_piece_takes_from_so_many_chunks_only() -> None:
     assert pruning.piece_of(close) == list(range(1, pruning.PIECE + 1))
     assert pruning.piece_of(apart) == list(range(1, 64 * pruning.MAX_CHUNKS, 64))
     assert pruning.piece_of(BitMap64([7])) == [7]
+
+
+async def test_old_messages_of_many_topics_go_together(tmp_path: Path, engine_factory: EngineFactory) -> None:
+    """A commit for each topic would be slower than who publishes to them."""
+    policies = Policies.parse({"old/#": {"age": "60s"}, "older/#": {"age": "90s"}, "kept/#": {"age": "forever"}})
+    async with open_world(tmp_path / "data", engine_factory, policies) as world:
+        await world.subscribe("q", "old/7")
+        names = [f"{kind}/{i}" for i in range(1_000) for kind in ("old", "older", "kept")]
+        await world.commit(Unit([world.draft(name, name) for name in names]))
+        world.clock.move(61)
+        await world.publish("old/7", "young")
+        before = world.engine.stats().commits
+        await world.advance(10)
+        assert await world.log("old/#") == ["old/7", "young"]
+        assert len(await world.log("older/#")) == len(await world.log("kept/#")) == 1_000
+        await world.advance(30)
+        assert await world.log("old/#") == ["old/7", "young"]
+        assert await world.log("older/#") == []
+        assert world.engine.stats().commits - before < 10
+        await world.restart()
+        assert (await world.log("old/#"), len(await world.log("#"))) == (["old/7", "young"], 1_002)
+        assert {info.name: info.messages for info in world.engine.topics()}["old/7"] == 2
+
+
+async def test_retention_that_finds_nothing_to_remove_gives_way_and_goes_on_where_it_was(
+    tmp_path: Path, engine_factory: EngineFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "MAX_TOPICS", 1)
+    async with open_world(tmp_path / "data", engine_factory, Policies.parse({"#": {"count": 1}})) as world:
+        engine = world.engine
+        assert isinstance(engine, SqliteEngine)
+        await world.subscribe("q", "pinned/#")
+        for topic in (*(f"pinned/{i}" for i in range(5)), "z"):
+            await world.publish(topic, "1", "2", "3")
+        look = engine.replay.directory
+
+        async def slowly(page: int) -> Any:
+            world.clock.monotonic_seconds += pruning.STEP_SECONDS
+            return await look(page)
+
+        monkeypatch.setattr(engine.replay, "directory", slowly)
+        for _ in range(5):
+            await world.advance(10)
+            monkeypatch.setattr(engine.replay, "directory", look)
+            assert await world.log("z") == ["1", "2", "3"]
+            monkeypatch.setattr(engine.replay, "directory", slowly)
+        await world.advance(10)
+        monkeypatch.setattr(engine.replay, "directory", look)
+        assert await world.log("z") == ["3"]
+        assert len(await world.log("pinned/#")) == 15

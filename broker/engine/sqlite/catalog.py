@@ -352,7 +352,7 @@ class Catalog:
                     break
                 unit = InternalUnit()
                 put(unit, rows)
-                await remove(self._engine, [row[0] for row in rows], topic, unit)
+                await remove(self._engine, {self._engine.log.numbers[topic]: [row[0] for row in rows]}, unit)
                 taken += len(rows)
         return taken
 

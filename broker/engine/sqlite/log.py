@@ -103,6 +103,14 @@ class Directory:
     def __iter__(self) -> Iterator[int]:
         return iter(self.offsets)
 
+    def __contains__(self, topic: int) -> bool:
+        return topic in self.offsets
+
+    @property
+    def empty(self) -> bool:
+        """Has it no message?"""
+        return not self.offsets
+
     def size(self, topic: int) -> int:
         """Bytes of bodies of a topic in this page."""
         return self.bytes[topic]
@@ -140,6 +148,14 @@ class SealedDirectory:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._topics)
+
+    def __contains__(self, topic: int) -> bool:
+        return topic in self._topics
+
+    @property
+    def empty(self) -> bool:
+        """Has it no message?"""
+        return not self._topics
 
     def size(self, topic: int) -> int:
         """Bytes of bodies of a topic in this page."""

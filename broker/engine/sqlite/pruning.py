@@ -1,8 +1,14 @@
 """Retention at work: in small pieces between commits, what a policy calls surplus and no queue still needs is removed.
 
-What is surplus `core.retention` decides; here it is looked for and deleted. Floor 2.
+A round looks at every page for what is too old, of all topics at once, and then at every topic that has too much. What
+is surplus there `core.retention` decides; here it is looked for and deleted. Floor 2.
 """
 
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyroaring import BitMap64
@@ -25,7 +31,16 @@ publishers wait meanwhile."""
 BUDGET = 40_000
 STEP_SECONDS = 1.0
 """After which a step ends, so that the disk is looked at and checkpoints are made."""
-MAX_PAGES = 64
+MAX_TOPICS = 256
+"""Topics that are looked at together."""
+
+
+@dataclass(slots=True)
+class Found:
+    """Messages to be removed; `by_topic` tells rising ones of them apart by the numbers of their topics."""
+
+    offsets: BitMap64
+    by_topic: Callable[[Sequence[int]], dict[int, list[int]]]
 
 
 def piece_of(chosen: BitMap64) -> list[int]:
@@ -48,12 +63,12 @@ class Pruning:
         self._engine = engine
         self._policies: dict[int, Policy] = {}
         self._read = engine.policies
-        self._page = 0  # where the search for old messages goes on
+        self._round: deque[Callable[[], Awaitable[Found]]] = deque()  # where to look next
+        self._found: Found | None = None  # what is being removed
+        self._ageless: set[int] = set()  # sealed pages without a message that can become too old
         self._compacted: dict[int, int] = {}  # topic -> messages when `latest` was last applied
 
     def _policy(self, number: int) -> Policy:
-        if self._read is not self._engine.policies:  # they were changed while running
-            self._read, self._policies = self._engine.policies, {}
         found = self._policies.get(number)
         if found is None:
             name = self._engine.log.numbers.names[number]
@@ -61,41 +76,48 @@ class Pruning:
         return found
 
     async def step(self) -> bool:
-        """Remove up to BUDGET messages, for STEP_SECONDS; True when there is more to do at once."""
+        """Remove up to BUDGET messages, for STEP_SECONDS, one piece at least if there is one; True when there is more
+        to do at once. The next step goes on where this one ended."""
+        if self._read is not self._engine.policies:  # they were changed while running
+            self._begin_anew()
+        if self._found is None and not self._round:
+            self._round.extend(self._plan())
         removed, until = 0, self._engine.monotonic() + STEP_SECONDS
-        candidates, page = await self._candidates()
-        for number in candidates:
-            chosen = await self._surplus(number)
-            while chosen:
+        while self._found is not None or self._round:
+            if self._found is None:
+                self._found = await self._round.popleft()()
+            found = self._found
+            while found.offsets:
+                piece = piece_of(found.offsets)
+                found.offsets -= BitMap64(piece)
+                await remove(self._engine, found.by_topic(piece), InternalUnit(), self._pinned)
+                removed += len(piece)
                 if removed >= BUDGET or self._engine.monotonic() >= until:
                     return True
-                piece = piece_of(chosen)
-                chosen -= BitMap64(piece)
-                topic = self._engine.log.numbers.names[number]
-                await remove(self._engine, piece, topic, InternalUnit(), self._pinned)
-                removed += len(piece)
-        self._page = page
-        return page > 0
+            self._found = None
+            if self._engine.monotonic() >= until:
+                break
+        return removed > 0 and bool(self._round)
 
-    async def _candidates(self) -> tuple[list[int], int]:
-        """Topics that may hold surplus, and the page at which the next step looks for old messages: each looks at
-        MAX_PAGES, because pages that hold nothing but what stays may be many."""
+    def _begin_anew(self) -> None:
+        self._read, self._policies = self._engine.policies, {}
+        self._found = None
+        self._round.clear()
+        self._ageless.clear()
+
+    def _plan(self) -> Iterator[Callable[[], Awaitable[Found]]]:
+        """Where surplus may be."""
         log = self._engine.log
         totals = log.totals()
-        found = {number for number, total in totals.items() if self._over(number, total.messages, total.bytes)}
-        now = self._engine.wall_ms()
         ages = {p.retention.age for p in map(self._policy, totals) if p.retention.age is not None}
-        youngest = now - min(ages, default=now)
-        pages = [page for page in log.all_pages() if page >= self._page]
-        for page in pages[:MAX_PAGES]:
+        youngest = self._engine.wall_ms() - min(ages, default=0)
+        for page in log.all_pages() if ages else ():
             first_at = log.open[page].first_at if page in log.open else log.pages[page].first_at
-            if first_at >= youngest:
-                return sorted(found), 0
-            for number in await self._engine.replay.directory(page) or ():
-                age = self._policy(number).retention.age
-                if age is not None and first_at < now - age:
-                    found.add(number)
-        return sorted(found), pages[MAX_PAGES] if len(pages) > MAX_PAGES else 0
+            if first_at < youngest and page not in self._ageless:
+                yield partial(self._aged, page)
+        over = sorted(number for number, total in totals.items() if self._over(number, total.messages, total.bytes))
+        for at in range(0, len(over), MAX_TOPICS):
+            yield partial(self._surplus, over[at : at + MAX_TOPICS])
 
     def _over(self, number: int, messages: int, size: int) -> bool:
         keep = self._policy(number).retention
@@ -107,21 +129,54 @@ class Pruning:
             or (keep.latest and self._compacted.get(number) != messages)
         )
 
-    async def _surplus(self, number: int) -> BitMap64:
+    async def _aged(self, page: int) -> Found:
+        """What is too old in a page, of all topics: neighbours go together, and their chunks whole."""
+        owners: dict[int, int] = {}
+        found = Found(BitMap64(), partial(_by_owner, owners))
+        directory = await self._engine.replay.directory(page)
+        if directory is None:
+            return found
+        first = page << PAGE_BITS
+        pinned = self._pinned(_between(first, first + PAGE_SIZE))
+        if len(pinned) == sum(map(directory.count, directory)):
+            return found
+        old: dict[int, BitMap64] = {}  # age -> what was published before that, and is not pinned
+        for count, number in enumerate(list(directory)):
+            if count % MAX_TOPICS == MAX_TOPICS - 1:
+                await asyncio.sleep(0)
+            age = self._policy(number).retention.age
+            if age is None:
+                continue
+            if age not in old:
+                old[age] = _between(first, await self._first_young(page, self._engine.wall_ms() - age)) - pinned
+            if old[age] and number in directory:
+                owners.update(dict.fromkeys(lifted(directory[number], page) & old[age], number))
+        if not old and page in self._engine.log.pages:
+            self._ageless.add(page)
+        found.offsets.update(owners)
+        return found
+
+    async def _surplus(self, numbers: Sequence[int]) -> Found:
+        """What topics have too much of, or, with `latest`, what is superseded."""
         engine = self._engine
-        keep = self._policy(number).retention
-        pages: list[tuple[BitMap64, int]] = []
+        pages: dict[int, list[tuple[BitMap64, int]]] = {number: [] for number in numbers}
         for page in engine.log.all_pages():
             directory = await engine.replay.directory(page)
-            if directory is not None and number in list(directory):
-                pages.append((lifted(directory[number], page), directory.size(number)))
-        offsets = BitMap64.union(*(bitmap for bitmap, _ in pages)) if pages else BitMap64()
-        before = await self._first_young(offsets, engine.wall_ms() - keep.age) if keep.age is not None else 0
-        superseded = await self._superseded(offsets) if keep.latest else BitMap64()
-        self._compacted[number] = len(offsets)
-        chosen = surplus(keep, offsets, before=before, pages=pages, pinned=self._pinned(offsets), superseded=superseded)
-        self._compacted[number] -= len(chosen)
-        return chosen
+            if directory is None:
+                continue
+            for number in numbers:
+                if number in directory:
+                    pages[number].append((lifted(directory[number], page), directory.size(number)))
+        chosen: dict[int, BitMap64] = {}
+        for number, parts in pages.items():
+            keep = self._policy(number).retention
+            offsets = BitMap64.union(*(bitmap for bitmap, _ in parts)) if parts else BitMap64()
+            superseded = await self._superseded(offsets) if keep.latest else BitMap64()
+            gone = surplus(keep, offsets, pages=parts, pinned=self._pinned(offsets), superseded=superseded)
+            self._compacted[number] = len(offsets) - len(gone)
+            if gone:
+                chosen[number] = gone
+        return Found(BitMap64.union(*chosen.values()) if chosen else BitMap64(), partial(_by_part, chosen))
 
     def _pinned(self, offsets: BitMap64) -> BitMap64:
         pinned = BitMap64()
@@ -130,22 +185,18 @@ class Pruning:
                 pinned |= queue.outstanding & offsets
         return pinned
 
-    async def _first_young(self, offsets: BitMap64, at: int) -> int:
-        """The first offset that was published at or after `at`."""
+    async def _first_young(self, page: int, at: int) -> int:
+        """The first offset of a page that was published at or after `at`."""
         log = self._engine.log
-        for page in log.all_pages():
-            last_at = log.open[page].last_at if page in log.open else log.pages[page].last_at
-            if last_at < at:
-                continue
-            first = page << PAGE_BITS
-            if not offsets.range_cardinality(first, first + PAGE_SIZE):
-                return first
-            async for headers in self._engine.replay.headers_between(first, first + PAGE_SIZE - 1):
-                for offset, _, published, _, _ in headers:
-                    if published >= at:
-                        return offset
-            return first + PAGE_SIZE
-        return log.next_offset
+        first, end = page << PAGE_BITS, min((page + 1) << PAGE_BITS, log.end + 1)
+        info = log.open.get(page) or log.pages.get(page)
+        if info is None or info.last_at < at:
+            return end
+        async for headers in self._engine.replay.headers_between(first, end - 1):
+            for offset, _, published, _, _ in headers:
+                if published >= at:
+                    return offset
+        return end
 
     async def _superseded(self, offsets: BitMap64) -> BitMap64:
         """Those that have a newer message of the same key (or, like them, without a key)."""
@@ -164,3 +215,21 @@ class Pruning:
                         older.add(newest[key])
                     newest[key] = offset
         return older
+
+
+def _between(first: int, end: int) -> BitMap64:
+    found = BitMap64()
+    found.add_range(first, end)
+    return found
+
+
+def _by_owner(owners: dict[int, int], offsets: Sequence[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for offset in offsets:
+        found.setdefault(owners[offset], []).append(offset)
+    return found
+
+
+def _by_part(parts: dict[int, BitMap64], offsets: Sequence[int]) -> dict[int, list[int]]:
+    wanted = BitMap64(offsets)
+    return {number: list(mine) for number, part in parts.items() if (mine := part & wanted)}
