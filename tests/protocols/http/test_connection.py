@@ -67,7 +67,7 @@ async def test_half_a_body_behind_a_whole_request_is_ended(open_door: DoorFactor
     answers = await door.bare(first + half)
     assert answers.count(b"HTTP/1.1 ") == 2
     assert b"HTTP/1.1 408 " in answers
-    await until(lambda: not door.server._admission)
+    await until(lambda: len(open_connections(door)) == 1)  # the one that published
 
 
 async def test_half_a_body_behind_a_whole_request_is_known_to_be_arriving(door: Door) -> None:
