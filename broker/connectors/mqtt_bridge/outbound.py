@@ -187,10 +187,13 @@ class Outbound:
         """What PUBACK will name; None for a message that has no business there. Raises ValueError for one that can
         never go, BridgeError when the connection is gone."""
         _, _, _, meta, body = row
-        way = self._mapping.out(first_topic(row))
         heard = Heard(row)
-        if way is None or not self._passport.leaves(heard):
+        if not self._passport.leaves(heard):
             return None
+        topic = first_topic(row)
+        way = self._mapping.out(topic)
+        if way is None:  # it has waited while the configuration was changed
+            raise ValueError(f"{topic!r} is none of this bridge's topics, or has no name there")
         name, qos = way
         retain = heard.retain and client.retains
         if not client.speaks_5:

@@ -95,6 +95,16 @@ async def test_a_dead_letter_that_is_put_back_goes_out(broker: Broker, upstream:
     assert (again.topic, again.payload, again.properties["user"][0]) == ("up/x", b"0", ("h", "v"))
 
 
+async def test_what_waited_for_a_topic_that_is_taken_out_is_a_dead_letter(broker: Broker, upstream: Upstream) -> None:
+    await Bridge(broker.hub, options(upstream)).prepare()
+    await publish(broker, b"0")
+    other = [{"filter": "other/#", "direction": "out"}]
+    async with at_work(broker, options(upstream, topics=other)) as bridge:
+        await until(lambda: broker.engine.subscription("bridge.b").dead_letters == 1)
+        assert "none of this bridge's topics" in bridge.status().refusal
+    assert [m.body for m in await broker.messages("$dead/bridge.b")] == [b"0"]
+
+
 async def test_a_message_that_is_refused_for_now_comes_again(broker: Broker, upstream: Upstream) -> None:
     upstream.answer = lambda packet: Reason.QUOTA_EXCEEDED if len(upstream.published) == 1 else Reason.SUCCESS
     async with at_work(broker, options(upstream)) as bridge:
