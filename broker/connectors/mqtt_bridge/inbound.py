@@ -77,8 +77,10 @@ class Inbound:
         if client is None or self._draining:
             return
         mid = message.mid if message.qos else 0
+        # Without Retain As Published a live message does not say whether it is: what was retained first would stay.
+        retain = message.retain and client.speaks_5
         try:
-            draft = self._draft(message)
+            draft = self._draft(message, retain=retain)
         except (BrokerError, UnicodeError) as error:
             self._refuse(error.text if isinstance(error, BrokerError) else f"its topic is not UTF-8: {error}")
             draft = None
@@ -90,15 +92,14 @@ class Inbound:
             self._refuse("of QoS 0 more came than can be stored now")
             return
         self._size += size + ITEM_BYTES
-        # Without Retain As Published a live message does not say whether it is: what was retained first would stay.
-        self._waiting.append(Arrived(client, mid, draft, size, retain=message.retain and client.speaks_5))
+        self._waiting.append(Arrived(client, mid, draft, size, retain))
         if self._size > MAX_WAITING_BYTES:
             client.fail("it sent more than can be stored now")
         elif not self._flushes and not self._batch and not self.waits_for:
             self._flushes = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def _draft(self, message: MQTTMessage) -> Draft | None:
+    def _draft(self, message: MQTTMessage, *, retain: bool) -> Draft | None:
         """Its stored form; None for one that has been here. Raises what refuses it, UnicodeError for its topic."""
         hub, body = self._hub, bytes(message.payload)
         way = self._mapping.into(message.topic)
@@ -112,7 +113,7 @@ class Inbound:
             self.returned += 1
             return None
         said = self.passport.admitted(said)
-        return topic, packed(message.qos, message.retain, said, int(hub.wall() * 1000), bridge=self._name), body
+        return topic, packed(message.qos, retain, said, int(hub.wall() * 1000), bridge=self._name), body
 
     def _refuse(self, why: str) -> None:
         self.refused += 1

@@ -7,6 +7,8 @@ from broker.connectors.mqtt_bridge.bridge import SETTLED, Bridge
 from broker.connectors.mqtt_bridge.inbound import MAX_UNIT
 from broker.connectors.mqtt_bridge.memory import Memory, key_of
 from broker.core.message import unpack_meta
+from broker.core.mqtt import Heard
+from broker.core.position import EARLIEST
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.limits import Limits
 from broker.protocols.mqtt.codec.packets import Publish
@@ -193,3 +195,5 @@ async def test_mqtt_3_1_1_does_not_say_what_is_retained_now(broker: Broker, upst
         )
         await until(lambda: upstream.acks == [1, 2])
     assert retained(broker) == {}
+    page = await broker.engine.read(["down/x"], EARLIEST, 10, 1 << 20)
+    assert [Heard(row).retain for row in page.rows] == [False, False]  # nor is it at a third broker
