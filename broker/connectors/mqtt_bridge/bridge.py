@@ -45,7 +45,8 @@ class BridgeStatus:
     granted) or `waiting` (what comes cannot be stored now); `error` says why. `backlog` waits to be sent, the oldest
     for `oldest_seconds`; `refusal` is the last thing said of a message that could not be sent or stored. The counts are
     since start: `sent` were confirmed there, `rejected` are dead letters now, `dropped` were over the queue's cap;
-    `received` are stored here, `duplicates` and `returned` were here already, `refused` never can be."""
+    `received` are stored here, `duplicates` and `returned` were here already, `refused` never can be, or came with
+    QoS 0 when too much waited."""
 
     name: str
     state: str

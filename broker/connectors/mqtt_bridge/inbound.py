@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -38,13 +38,15 @@ again. QoS 0 does not, stays over the end of a connection, and may therefore tak
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """A message that is to be stored; `mid` 0 is nobody's to acknowledge. `client` brought it. `retain`: it becomes the
-    retained one of its topic."""
+    retained one of its topic. `behind`: what came behind it and needs no commit is acknowledged after it, because the
+    protocol wants the order kept [MQTT-4.6.0-2]."""
 
     client: BridgeClient
     mid: int
     draft: Draft
     size: int
     retain: bool
+    behind: list[int] = field(default_factory=list)
 
 
 class Inbound:
@@ -85,7 +87,8 @@ class Inbound:
             self._refuse(error.text if isinstance(error, BrokerError) else f"its topic is not UTF-8: {error}")
             draft = None
         if draft is None:
-            client.acknowledge((mid,) if mid else ())
+            if mid:
+                self._acknowledge_in_turn(client, mid)
             return
         size = len(draft[2]) + len(draft[1] or b"")
         if not mid and self._size > MAX_WAITING_BYTES // 2:
@@ -114,6 +117,12 @@ class Inbound:
             return None
         said = self.passport.admitted(said)
         return topic, packed(message.qos, retain, said, int(hub.wall() * 1000), bridge=self._name), body
+
+    def _acknowledge_in_turn(self, client: BridgeClient, mid: int) -> None:
+        if self._waiting and self._waiting[-1].client is client:
+            self._waiting[-1].behind.append(mid)
+        else:
+            client.acknowledge((mid,))
 
     def _refuse(self, why: str) -> None:
         self.refused += 1
@@ -187,7 +196,8 @@ class Inbound:
             self._waiting.popleft()
             self._size -= arrived.size + ITEM_BYTES
         if self.client is not None:
-            self.client.acknowledge(a.mid for a in batch if a.mid and a.client is self.client)
+            mine = [(arrived.mid, *arrived.behind) for arrived in batch if arrived.client is self.client]
+            self.client.acknowledge(mid for mids in mine for mid in mids if mid)
 
     def _wait(self, error: BrokerError) -> None:
         if self.waits_for != error.text:

@@ -228,10 +228,17 @@ async def test_what_can_never_be_stored_is_acknowledged_counted_and_stops_nothin
             Publish("a/3", b"good", 1, packet_id=5),
             Publish("$SYS/uptime", b"good", 1, packet_id=6),
         )
-        await until(lambda: sorted(upstream.acks) == [1, 2, 3, 4, 5, 6])
-        assert (bridge.status().refused, bridge.status().received, bridge.status().state) == (4, 2, "ok")
-        assert "headers and key" in bridge.status().refusal
-    assert [m.topic for m in await broker.messages()] == ["a/3", "up/$SYS/uptime"]
+        await until(lambda: upstream.acks == [1, 2, 3, 4, 5, 6])
+        upstream.send(
+            Publish("a/4", b"good", 1, packet_id=7),
+            Publish("other/2", b"x", 1, packet_id=8),
+            Publish("a/5", b"x" * 5_000, 1, packet_id=9),
+            Publish("a/6", b"good", 1, packet_id=10),
+        )
+        await until(lambda: upstream.acks[6:] == [7, 8, 9, 10])
+        assert (bridge.status().refused, bridge.status().received, bridge.status().state) == (6, 4, "ok")
+        assert "5000 bytes" in bridge.status().refusal
+    assert [m.topic for m in await broker.messages()] == ["a/3", "up/$SYS/uptime", "a/4", "a/6"]
 
 
 async def test_a_full_queue_makes_it_wait_and_nothing_is_lost(broker: Broker, upstream: Upstream) -> None:
