@@ -14,7 +14,7 @@ from typing import Any
 
 from broker.administration import Administration
 from broker.auth.grant import MAX_KEY, Resource, Verb, on_key, on_subscription, on_topic
-from broker.auth.principal import BROKER, LOCAL, Principal
+from broker.auth.principal import BROKER, LOCAL, Principal, key_prefixes
 from broker.core.errors import BrokerError, Code
 from broker.core.message import (
     MAX_DELAY,
@@ -45,6 +45,11 @@ from broker.engine.reader import Reader
 AUTH_KEYS = "auth/"
 RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/", "mqtt_bridge/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
+MAX_KEYS = 10_000
+KEYS_AT_ONCE = 1_000
+"""Keys that are listed at most, and that are looked at in one go."""
+LAST = "\U0010ffff"
+"""No character comes after it."""
 MAX_FILTERS = 1_000
 """Topic filters of one reader; each costs a look at every grant. Doors that read in the broker's name bound theirs."""
 PAGE_BYTES = 1 << 20
@@ -398,10 +403,22 @@ class Hub(Administration):
         self.authorize(principal, Verb.CONSUME, on_key(checked))
         return await self.engine.get(checked)
 
-    async def keys(self, principal: Principal, prefix: str) -> list[str]:
-        """The keys of clients that begin so and that it may know of, sorted."""
-        found = await self.engine.keys(prefix)
-        return [name for name in found if not name.startswith(RESERVED_KEYS) and self.sees(principal, on_key(name))]
+    async def keys(
+        self, principal: Principal, prefix: str, after: str | None = None, limit: int = MAX_KEYS
+    ) -> list[str]:
+        """The first `limit` keys of clients above `after` that begin so and that it may know of, sorted."""
+        found: list[str] = []
+        for part in key_prefixes(principal, prefix):
+            at = after
+            while len(found) < limit and (piece := await self.engine.keys(part, at, KEYS_AT_ONCE)):
+                at = piece[-1]
+                own = next((name for name in RESERVED_KEYS if at.startswith(name)), None)
+                if own is not None:
+                    at = own + LAST
+                found += [
+                    name for name in piece if not name.startswith(RESERVED_KEYS) and self.sees(principal, on_key(name))
+                ]
+        return found[:limit]
 
 
 def _counted(principal: Principal) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,6 +171,36 @@ async def test_lists_show_what_one_may_see(tmp_path: Path) -> None:
         assert [item.id for item in await hub.scheduled(who, 1)] == ["mine/a"]
         assert len(hub.topics(LOCAL)) == len(hub.subscriptions(LOCAL)) == len(await hub.scheduled(LOCAL, 9)) == 2
         assert await hub.keys(LOCAL, "") == ["mine/k", "other/k"]
+
+
+async def test_keys_are_listed_in_pieces_past_what_is_not_to_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.hub.KEYS_AT_ONCE", 3)
+    async with open_world(tmp_path / "data", make) as world:
+        hub, engine = hub_of(world), world.engine
+        names = [f"{part}/{i}" for part in ("a", "mqtt/x", "mine", "z", "zz") for i in range(7)]
+        await world.commit(Unit(sets=[Set(name, b"") for name in names]))
+        asked: list[str] = []
+        look = engine.keys
+
+        async def noted(prefix: str, *more: Any) -> list[str]:
+            asked.append(prefix)
+            return await look(prefix, *more)
+
+        monkeypatch.setattr(engine, "keys", noted)
+        open_to_all = sorted(name for name in names if not name.startswith("mqtt/"))
+        assert await hub.keys(LOCAL, "") == open_to_all
+        assert await hub.keys(LOCAL, "", "a/5", 3) == ["a/6", "mine/0", "mine/1"]
+        assert await hub.keys(LOCAL, "mqtt/") == []
+        who = ann("consume key:zz/*", "manage key:zz/1*", "consume key:mine/*", "consume key:a/3", "consume #")
+        asked.clear()
+        assert await hub.keys(who, "") == ["a/3", *(f"mine/{i}" for i in range(7)), *(f"zz/{i}" for i in range(7))]
+        assert await hub.keys(who, "mine/", "mine/4") == ["mine/5", "mine/6"]
+        assert await hub.keys(who, "z", None, 2) == ["zz/0", "zz/1"]
+        assert set(asked) == {"a/3", "mine/", "zz/"}
+        asked.clear()
+        assert await hub.keys(ann("consume #"), "") == asked == []
 
 
 async def test_only_who_may_manage_its_topic_cancels_a_scheduled_message(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from broker.auth.grant import EVERYTHING, Grant, Resource, Verb
+from broker.auth.grant import EVERYTHING, Grant, Kind, Resource, Verb
 from broker.core.errors import BrokerError, Code
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
@@ -89,6 +89,25 @@ NOBODY = Principal("nobody")
 def authorize(principal: Principal, verb: Verb, resource: Resource) -> bool:
     """May `principal` do `verb` on the resource, on all of it? Without a grant that says so, nobody may."""
     return any(grant.allows(verb, resource) for grant in principal.grants)
+
+
+def key_prefixes(principal: Principal, prefix: str) -> list[str]:
+    """Of the keys that begin with `prefix`, the beginnings of those that it may do something with, in order; none is
+    within another."""
+    found: set[str] = set()
+    for grant in principal.grants:
+        if grant.on is not None and grant.on.kind is not Kind.KEY:
+            continue
+        name = "*" if grant.on is None else grant.on.name
+        if name.endswith("*") and prefix.startswith(name[:-1]):
+            return [prefix]
+        if name.startswith(prefix):
+            found.add(name.removesuffix("*"))
+    outer: list[str] = []
+    for name in sorted(found):
+        if not outer or not name.startswith(outer[-1]):
+            outer.append(name)
+    return outer
 
 
 def is_admin(principal: Principal) -> bool:

@@ -356,8 +356,8 @@ class Engine(Protocol):
     async def items(self, prefix: str) -> list[tuple[str, bytes, int]]:
         """(key, value, revision) of all keys that begin with `prefix`, by key."""
 
-    async def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with `prefix`, sorted."""
+    async def keys(self, prefix: str, after: str | None = None, limit: int = 10_000) -> list[str]:
+        """The first `limit` keys above `after` that begin with `prefix`, sorted."""
 
     async def scheduled(self, limit: int) -> list[Waiting]:
         """What waits for its time, soonest first."""

@@ -72,10 +72,13 @@ class Ledger:
     async def forget(self, before: int) -> int:
         """Drop entries last written before this time (unix ms); returns how many."""
         old: list[Set] = []
-        for key in await self._hub.engine.keys(self._prefix):
-            entry = await self._get(key)
-            if entry is not None and entry.at < before:
-                old.append(Set(key, None))
+        after: str | None = None
+        while keys := await self._hub.engine.keys(self._prefix, after):
+            after = keys[-1]
+            for key in keys:
+                entry = await self._get(key)
+                if entry is not None and entry.at < before:
+                    old.append(Set(key, None))
         for at in range(0, len(old), _FORGET_AT_ONCE):
             await self._hub.publish(BROKER, [], sets=old[at : at + _FORGET_AT_ONCE])
         return len(old)

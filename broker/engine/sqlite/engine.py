@@ -49,8 +49,12 @@ from broker.engine.sqlite.watermark import Watermark
 from broker.engine.sqlite.writer import Writer
 
 logger = logging.getLogger(__name__)
-_PREFIXED = "SELECT {} FROM kv WHERE key >= ?1 AND key < ?1 || CAST(x'ff' AS TEXT) ORDER BY key"
+_END = "?1 || CAST(x'ff' AS TEXT)"
 """No byte of UTF-8 is as large as that one."""
+_ITEMS = f"SELECT key, value, revision FROM kv WHERE key >= ?1 AND key < {_END} ORDER BY key"  # noqa: S608
+_KEYS = f"""
+SELECT key FROM kv WHERE key >= max(?1, ifnull(?2, '')) AND key IS NOT ?2 AND key < {_END} ORDER BY key LIMIT ?3
+"""  # noqa: S608
 
 
 class Matcher(dict[str, bool]):
@@ -408,15 +412,12 @@ class SqliteEngine:
 
     async def items(self, prefix: str) -> list[tuple[str, bytes, int]]:
         """(key, value, revision) of those that begin so."""
-        found = await self.reader.run(
-            lambda db: db.execute(_PREFIXED.format("key, value, revision"), (prefix,)).fetchall()
-        )
+        found = await self.reader.run(lambda db: db.execute(_ITEMS, (prefix,)).fetchall())
         return [(key.decode(), value, revision) for key, value, revision in found]
 
-    async def keys(self, prefix: str) -> list[str]:
+    async def keys(self, prefix: str, after: str | None = None, limit: int = 10_000) -> list[str]:
         """Keys that begin so."""
-        sql = _PREFIXED.format("key")
-        found = await self.reader.run(lambda db: db.execute(sql, (prefix,)).fetchall())
+        found = await self.reader.run(lambda db: db.execute(_KEYS, (prefix, after, limit)).fetchall())
         return [key.decode() for (key,) in found]
 
     async def scheduled(self, limit: int) -> list[Waiting]:

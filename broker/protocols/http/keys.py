@@ -67,8 +67,9 @@ class KeyRoutes:
     async def list(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers a page of the keys that the client may see."""
         query = request.query
-        found = await self._hub.keys(principal_of(request), query.get("prefix", ""))
-        part, following = page(found, str, LIMIT.read(query), query.get("after"))
+        limit = LIMIT.read(query)
+        found = await self._hub.keys(principal_of(request), query.get("prefix", ""), query.get("after"), limit + 1)
+        part, following = page(found, str, limit, None)
         return answer({"keys": part, "next": following})
 
     async def get(self, request: web.BaseRequest, key: str) -> web.StreamResponse:

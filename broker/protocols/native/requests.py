@@ -126,7 +126,9 @@ class Requests:
         prefix = arguments.get("prefix", "")
         if type(prefix) is not str:
             raise BrokerError(Code.BAD_REQUEST, "prefix must be text")
-        return _page(await self._hub.keys(self._principal, prefix), str, arguments)
+        after = _text(arguments, "after") if "after" in arguments else None
+        limit = _limit(arguments) if "limit" in arguments else MAX_LIMIT
+        return await self._hub.keys(self._principal, prefix, after, limit)
 
     async def _status(self, _: Arguments) -> Any:
         self._hub.authorize(self._principal, Verb.CONSUME, STATUS)

@@ -362,6 +362,11 @@ class TestKeyValue:
         assert await world.engine.keys("a_") == ["a_b"]
         assert await world.engine.keys("é/") == ["é/1", "é/2"]
         assert await world.engine.keys("z") == []
+        assert await world.engine.keys("", limit=3) == sorted(names)[:3]
+        assert await world.engine.keys("", "a_b", 3) == ["ab", "b", "é/1"]
+        assert await world.engine.keys("a", "a%b") == ["a_b", "ab"]
+        assert await world.engine.keys("b", "a") == ["b"]
+        assert await world.engine.keys("a", "b") == await world.engine.keys("", "é/2") == []
 
     async def test_items_by_prefix(self, world: World) -> None:
         names = ("a", "a/\U0010ffff", "a/1", "b", "a/é")
