@@ -7,7 +7,7 @@ match; topics that begin with `$` are covered only by grants that name that begi
 
 In a topic filter `%u` stands for the principal's name and `%c` for the identifier of the MQTT client that asks, so that
 one grant, `publish devices/%u/#`, holds for each of many in its own place. They stand for text within one level and
-for nothing else: see `Grant.filled`. A client chooses its identifier itself; where clients of one principal must not
+for nothing else, and in keys they are refused: see `Grant.filled`. A client chooses its identifier itself; where clients of one principal must not
 reach each other's topics, give each its own principal and write `%u`.
 
 | grant | allows |
@@ -165,6 +165,8 @@ def parse_resource(text: str) -> Resource:
     if kind == Kind.TOPIC:
         return on_topic(check_filter(name))
     good = _NAMES.fullmatch(name) if kind == Kind.SUBSCRIPTION else len(name) <= MAX_KEY and name.isprintable()
+    if kind == Kind.KEY and _PLACEHOLDER.search(name):
+        raise BrokerError(Code.BAD_OPTION, f"{text!r}: %u and %c stand for names in topic filters only; write the name")
     if not name or not good:
         raise BrokerError(Code.BAD_OPTION, f"{text!r}: write {kind}:NAME, or {kind}:BEGINNING* for all that begin so")
     return Resource(Kind(kind), name)

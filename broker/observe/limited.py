@@ -31,7 +31,8 @@ class Limited:
         """How often each limit was run into since the start."""
 
     def hit(self, limit: str, who: str, detail: str) -> None:
-        """`who` (a principal, an address, or nobody in particular: "") ran into `limit` (its name in `[limits]`)."""
+        """`who` (a principal, an address, or nobody in particular: "") ran into `limit`: its name in `[limits]`, or with
+        that of its table before it (`mqtt.max_sessions`)."""
         self.times[limit] += 1
         now = self._clock()
         felt = self._felt.get((limit, who))
@@ -39,7 +40,7 @@ class Limited:
             if len(self._felt) >= MAX_TOLD:
                 return
             felt = self._felt[limit, who] = _Felt(detail, now, now)
-            logger.warning("a limit is reached: %s", detail, extra={"limit": f"limits.{limit}", "who": who})
+            logger.warning("a limit is reached: %s", detail, extra={"limit": _setting(limit), "who": who})
         felt.last = now
         felt.times += 1
 
@@ -49,7 +50,7 @@ class Limited:
         for (limit, who), felt in list(self._felt.items()):
             if felt.last <= before:
                 del self._felt[limit, who]
-                extra = {"limit": f"limits.{limit}", "who": who, "times": felt.times}
+                extra = {"limit": _setting(limit), "who": who, "times": felt.times}
                 logger.warning("a limit is no longer reached", extra=extra)
 
     def status(self) -> list[dict[str, Any]]:
@@ -57,7 +58,7 @@ class Limited:
         now = self._clock()
         return [
             {
-                "limit": f"limits.{limit}",
+                "limit": _setting(limit),
                 "who": who,
                 "detail": felt.detail,
                 "seconds": round(now - felt.since, 1),
@@ -65,3 +66,7 @@ class Limited:
             }
             for (limit, who), felt in self._felt.items()
         ]
+
+
+def _setting(limit: str) -> str:
+    return limit if "." in limit else f"limits.{limit}"

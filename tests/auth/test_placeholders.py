@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from broker.auth.grant import Verb, on_topic, parse_grant
 from broker.auth.principal import BROKER, LOCAL, MAX_OWN_TOPICS, Principal, authorize
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.core.topic import check_filter
 
 TEXT = st.text("ab$%cu/+#*.:\x00é ", min_size=0, max_size=6)
@@ -81,8 +81,11 @@ def test_who_asks_as_no_client_has_no_right_by_its_name() -> None:
     assert may(who, "dev/ann/up")
 
 
-def test_other_kinds_of_resources_have_no_placeholders() -> None:
-    assert str(parse_grant("consume key:%c/*").filled("ann", "x")) == "consume key:%c/*"
+@pytest.mark.parametrize("text", ["consume key:%c/*", "manage key:app/%u", "consume subscription:%u"])
+def test_other_kinds_of_resources_have_no_placeholders(text: str) -> None:
+    with pytest.raises(BrokerError) as refusal:
+        parse_grant(text)
+    assert refusal.value.code is Code.BAD_OPTION
 
 
 def test_a_client_is_one_object_as_long_as_somebody_holds_it_and_hears_of_changes() -> None:

@@ -61,12 +61,15 @@ class Sessions:
     def _check_room(self, principal: Principal) -> None:
         """For one more. Raises OVERLOADED, QUOTA_EXCEEDED."""
         most, each = self._options.max_sessions, self._options.sessions_per_principal
+        felt = self._hub.flow.limited
         if len(self._sessions) >= most:
-            raise BrokerError(Code.OVERLOADED, f"there are {most} sessions; raise mqtt.max_sessions")
+            detail = f"there are {most} sessions; raise mqtt.max_sessions"
+            felt.hit("mqtt.max_sessions", "", detail)
+            raise BrokerError(Code.OVERLOADED, detail)
         if self._by_principal[principal.name] >= each:
-            raise BrokerError(
-                Code.QUOTA_EXCEEDED, f"{principal.name} has {each} sessions; raise mqtt.sessions_per_principal"
-            )
+            detail = f"{principal.name} has {each} sessions; raise mqtt.sessions_per_principal"
+            felt.hit("mqtt.sessions_per_principal", principal.name, detail)
+            raise BrokerError(Code.QUOTA_EXCEEDED, detail)
 
     def _add(self, session: Session) -> None:
         self._sessions[session.client_id] = session

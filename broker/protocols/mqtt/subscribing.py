@@ -172,7 +172,9 @@ class Subscribing:
     def _check_room(self, session: Session, more: int) -> None:
         """May it have another filter, after so many in the packet? Raises QUOTA_EXCEEDED."""
         if session.count + more >= self._options.max_filters:
-            raise BrokerError(Code.QUOTA_EXCEEDED, f"{self._options.max_filters} filters; raise mqtt.max_filters")
+            detail = f"{self._options.max_filters} filters; raise mqtt.max_filters"
+            self._hub.flow.limited.hit("mqtt.max_filters", session.principal.name, detail)
+            raise BrokerError(Code.QUOTA_EXCEEDED, detail)
 
     def _allow(self, session: Session, granted: Granted, asked: Properties) -> None:
         """Say what is granted: of a group at most QoS 1, because what one member does not answer goes to another; of

@@ -94,6 +94,7 @@ async def test_so_many_filters_and_no_more(tmp_path: Path) -> None:
         client = await door.connect("c")
         answer = await client.subscribe("a", "b", "c", "d", "a")
         assert answer.reasons == (*[Reason.GRANTED_QOS_1] * 3, Reason.QUOTA_EXCEEDED, Reason.GRANTED_QOS_1)
+        assert [felt["limit"] for felt in door.hub.flow.limited.status()] == ["mqtt.max_filters"]
         await client.unsubscribe("a")
         assert (await client.subscribe("d")).reasons == (Reason.GRANTED_QOS_1,)
 
@@ -119,6 +120,7 @@ async def test_so_many_sessions_and_no_more(tmp_path: Path) -> None:
         client = await door.dial()
         client.write(Connect(V5, "three"))
         assert (await client.hear(Connack)).reason is Reason.QUOTA_EXCEEDED
+        assert [felt["limit"] for felt in door.hub.flow.limited.status()] == ["mqtt.max_sessions"]
 
 
 @pytest.mark.statement("MQTT-3.1.2-21", "MQTT-3.2.2-22")

@@ -31,6 +31,8 @@ async def test_a_principal_has_so_many_sessions_and_no_more(tmp_path: Path) -> N
         live = await door.connect("live")
         assert "mqtt.sessions_per_principal" in await refused(await door.dial(), "third")
         assert "local has 2 sessions" in await refused(await door.dial(), "third", will=Will("a", b""))
+        (felt,) = door.hub.flow.limited.status()
+        assert (felt["limit"], felt["who"], felt["times"]) == ("mqtt.sessions_per_principal", "local", 2)
         kept = await door.connect("kept", expiry=60, clean=False, present=True)
         await live.leave()
         third = await door.connect("third")
