@@ -7,8 +7,8 @@ match; topics that begin with `$` are covered only by grants that name that begi
 
 In a topic filter `%u` stands for the principal's name and `%c` for the identifier of the MQTT client that asks, so that
 one grant, `publish devices/%u/#`, holds for each of many in its own place. They stand for text within one level and
-for nothing else, and in keys they are refused: see `Grant.filled`. A client chooses its identifier itself; where clients of one principal must not
-reach each other's topics, give each its own principal and write `%u`.
+for nothing else, and in keys they are refused: see `Grant.filled`. A client chooses its identifier itself; where
+clients of one principal must not reach each other's topics, give each its own principal and write `%u`.
 
 | grant | allows |
 |---|---|

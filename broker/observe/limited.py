@@ -31,8 +31,8 @@ class Limited:
         """How often each limit was run into since the start."""
 
     def hit(self, limit: str, who: str, detail: str) -> None:
-        """`who` (a principal, an address, or nobody in particular: "") ran into `limit`: its name in `[limits]`, or with
-        that of its table before it (`mqtt.max_sessions`)."""
+        """`who` (a principal, an address, or nobody in particular: "") ran into `limit`: its name in `[limits]`, or
+        with that of its table before it (`mqtt.max_sessions`)."""
         self.times[limit] += 1
         now = self._clock()
         felt = self._felt.get((limit, who))

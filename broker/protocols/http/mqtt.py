@@ -1,11 +1,14 @@
 """MQTT's clients and retained messages, as operators see them. The door itself is handed in by the daemon. Floor 4."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
 from broker.auth.grant import CONNECTIONS, Verb, on_topic
+from broker.core.errors import BrokerError
 from broker.core.message import Row, unpack_meta
 from broker.core.topic import check_topic
 from broker.hub import Hub
@@ -100,6 +103,8 @@ class RetainedMessages(Shape):
 
 
 MOMENTS = ("connected_since", "away_since", "expires_at")
+SHOWN_AT_ONCE = 100
+"""Clients that are shown in one go."""
 SHOWN = 10
 """Subscriptions of each client in a list; alone it is shown with all."""
 CLIENT = path_part("client", "The client's identifier, percent-encoded.", "oven-7")
@@ -196,8 +201,14 @@ class MqttRoutes:
             None if state is None else state == "connected",
             None if slow is None else slow == "true",
         )
-        part, following = names_in_order(names, LIMIT.read(query), query.get("after"))
-        return answer({"clients": [_client(self._clients.show(name, SHOWN)) for name in part], "next": following})
+        part, following = await names_in_order(names, LIMIT.read(query), query.get("after"))
+        shown: list[dict[str, Any]] = []
+        for count, name in enumerate(part, 1):
+            with suppress(BrokerError):  # its session has just ended
+                shown.append(_client(self._clients.show(name, SHOWN)))
+            if count % SHOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return answer({"clients": shown, "next": following})
 
     async def show(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
         """Answers one."""
@@ -217,8 +228,13 @@ class MqttRoutes:
         query, text = request.query, _filter(request)
         self._hub.authorize(principal_of(request), Verb.CONSUME, on_topic(text))
         kept = self._hub.retained
-        part, following = names_in_order(kept.matched(text), RETAINED_LIMIT.read(query), query.get("after"))
-        return answer({"retained": [_retained(*kept.show(topic)) for topic in part], "next": following})
+        names = iter(list(kept.matched(text)))
+        part, following = await names_in_order(names, RETAINED_LIMIT.read(query), query.get("after"))
+        shown: list[dict[str, Any]] = []
+        for topic in part:
+            with suppress(KeyError):  # it has just been deleted
+                shown.append(_retained(*kept.show(topic)))
+        return answer({"retained": shown, "next": following})
 
     async def delete(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers how many went."""

@@ -26,8 +26,8 @@ class Clients:
         self._sessions = sessions
 
     def names(self, prefix: str, principal: str | None, connected: bool | None, slow: bool | None) -> Iterator[str]:
-        """Of those that begin so and are so (None: either way), in no order. Not over a change."""
-        for name, session in self._sessions.items():
+        """Of those that begin so and are so (None: either way), in no order; of those that were there at first."""
+        for name, session in list(self._sessions.items()):
             if not name.startswith(prefix) or (principal is not None and session.principal.name != principal):
                 continue
             connection = session.connection
