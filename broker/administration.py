@@ -49,7 +49,7 @@ class Administration:
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self.flow = Flow(limits, Limited(monotonic), monotonic)
         self.wall = wall
-        self.retained = RetainedMessages(engine, limits, wall)
+        self.retained = RetainedMessages(engine, limits, self.flow.limited, wall)
         self.checks: list[Callable[[Spec], None]] = []
         """Asked before a subscription is made or changed; a connector refuses here what it could not serve."""
         self.watchers: list[Callable[[], None]] = []

@@ -12,9 +12,10 @@ import msgpack
 
 from broker.core.errors import BrokerError
 from broker.core.message import Draft, Row
-from broker.core.retained import Retained
+from broker.core.retained import FullError, Retained
 from broker.engine.base import Engine, Receipt, Set, Unit
 from broker.limits import Limits
+from broker.observe.limited import Limited
 
 logger = logging.getLogger(__name__)
 KEYS = "mqtt/retained/"
@@ -37,8 +38,9 @@ class Retaining(NamedTuple):
 class RetainedMessages:
     """See the module. `wall` gives unix seconds."""
 
-    def __init__(self, engine: Engine, limits: Limits, wall: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, limits: Limits, limited: Limited, wall: Callable[[], float]) -> None:
         self._engine = engine
+        self._limited = limited
         self._wall = wall
         self._retained = Retained(
             limits.retained_messages,
@@ -57,7 +59,11 @@ class RetainedMessages:
 
     def check(self, draft: Draft, owner: str) -> None:
         """Is there room for it? What waits for the disk is not counted yet. Raises QUOTA_EXCEEDED."""
-        self._retained.check(*draft, owner)
+        try:
+            self._retained.check(*draft, owner)
+        except FullError as error:
+            self._limited.hit(error.limit, error.who, error.detail)
+            raise
 
     def keep(self, sets: list[Set], draft: Draft, message: int, owner: str) -> Retaining:
         """It becomes the retained message of its topic, or deletes it if it is empty, with the commit of these writes,

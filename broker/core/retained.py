@@ -39,6 +39,15 @@ class Kept(NamedTuple):
     owner: str
 
 
+class FullError(BrokerError):
+    """There is no room for another one, as `limit` of `[limits]` says, for `who`, or "" for everybody."""
+
+    def __init__(self, limit: str, who: str, detail: str) -> None:
+        super().__init__(Code.QUOTA_EXCEEDED, f"{detail}; raise limits.{limit}")
+        self.limit = limit
+        self.who = who
+
+
 class Retained:
     """At most `messages` of `size` bytes together, and of one owner at most `own_messages` of `own_size` bytes."""
 
@@ -63,14 +72,14 @@ class Retained:
         return self._kept[topic]
 
     def check(self, topic: str, meta: bytes | None, body: bytes, owner: str = "") -> None:
-        """Is there room for it? What waits for the disk is not counted yet. Raises QUOTA_EXCEEDED."""
+        """Is there room for it? What waits for the disk is not counted yet. Raises FullError."""
         if not body:
             return
         weight = _weight((0, topic, 0, meta, body))
         before = self._kept.get(topic)
         _check(weight, before, self._used, self._most, "", "")
         own = before if before is not None and before.owner == owner else None
-        _check(weight, own, self._used_by.get(owner) or Used(), self._own_most, f" of {owner}", "_per_principal")
+        _check(weight, own, self._used_by.get(owner) or Used(), self._own_most, owner, "_per_principal")
 
     def put(self, row: Row, revision: int = 0, owner: str = "") -> None:
         """It is on disk, as this revision of its key; one without a body deletes. [MQTT-3.3.1-5, 3.3.1-6, 3.3.1-7]"""
@@ -134,16 +143,15 @@ class Retained:
         return [(topic, kept.revision) for topic, kept in self._kept.items() if _expired(kept.row, now)]
 
 
-def _check(weight: int, before: Kept | None, used: Used, most: tuple[int, int], whose: str, which: str) -> None:
-    """Within these bounds, for one of this weight in the place of another? Raises QUOTA_EXCEEDED."""
+def _check(weight: int, before: Kept | None, used: Used, most: tuple[int, int], who: str, which: str) -> None:
+    """Within these bounds, for one of this weight in the place of another? Raises FullError."""
     messages, size = most
+    whose = f" of {who}" if who else ""
     if before is None and used.messages >= messages:
-        detail = f"{messages} messages{whose} are retained; raise limits.retained_messages{which}"
-        raise BrokerError(Code.QUOTA_EXCEEDED, detail)
+        raise FullError(f"retained_messages{which}", who, f"{messages} messages{whose} are retained")
     wanted = used.size + weight - (0 if before is None else _weight(before.row))
     if wanted > size:
-        detail = f"retained messages{whose} would take {wanted} bytes; raise limits.retained_bytes{which}"
-        raise BrokerError(Code.QUOTA_EXCEEDED, detail)
+        raise FullError(f"retained_bytes{which}", who, f"retained messages{whose} would take {wanted} bytes")
 
 
 def _walk(root: _Level, wanted: list[str]) -> Iterator[Row]:

@@ -74,6 +74,8 @@ async def test_a_principal_has_so_many_retained_messages_and_no_more(tmp_path: P
         assert "retained_messages_per_principal" in await refused(
             await door.dial(), "will", will=Will("d", b"x", retain=True)
         )
+        (felt,) = door.hub.flow.limited.status()
+        assert (felt["limit"], felt["who"], felt["times"]) == ("limits.retained_messages_per_principal", "local", 2)
         assert await writer.publish("a", "y", retain=True) is Reason.SUCCESS
         assert await writer.publish("a", "", retain=True) is Reason.SUCCESS
         assert await writer.publish("c", "x", retain=True) is Reason.SUCCESS
