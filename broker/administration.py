@@ -5,8 +5,8 @@ and the rest of the hub ask for. Whatever is done here, or refused, is in the au
 import asyncio
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from broker.auth.grant import Resource, Verb, on_subscription, on_topic
@@ -19,12 +19,14 @@ from broker.core.subscription import Kind, Spec
 from broker.engine.base import Engine, SubscriptionInfo, Unit, Waiting
 from broker.flow import Flow
 from broker.limits import Limits
+from broker.listing import MOST, first_described
 from broker.observe.audit import TOPIC as AUDIT
 from broker.observe.audit import Trail
 from broker.observe.limited import Limited
 from broker.retained import RetainedMessages
 
 MAX_SCHEDULED = 10_000
+TOPICS_AT_ONCE = 1_000
 OWN_QUEUES = "mqtt/"
 """Subscriptions whose names begin so, which no other can have, are the MQTT door's: its sessions and groups."""
 PAGES_AT_ONCE = 4
@@ -179,9 +181,24 @@ class Administration:
         for watcher in self.watchers:
             watcher()
 
-    def subscriptions(self, principal: Principal) -> list[SubscriptionInfo]:
-        """Those that it may know of, by name."""
-        return [info for info in self.engine.subscriptions() if self.sees(principal, on_subscription(info.spec.name))]
+    async def subscriptions(
+        self, principal: Principal, after: str | None = None, limit: int = MOST
+    ) -> list[SubscriptionInfo]:
+        """The first `limit` above `after` that it may know of, by name."""
+        return await first_described(
+            lambda: [spec.name for spec in self.engine.specs()],
+            self._described,
+            limit,
+            after,
+            lambda name: self.sees(principal, on_subscription(name)),
+        )
+
+    def _described(self, names: Sequence[str]) -> list[SubscriptionInfo]:
+        infos: list[SubscriptionInfo] = []
+        for name in names:
+            with suppress(BrokerError):  # it has just been deleted
+                infos.append(self.engine.subscription(name))
+        return infos
 
     def subscription(self, principal: Principal, name: str) -> SubscriptionInfo:
         """To whom may consume or manage it. Raises UNKNOWN_SUBSCRIPTION, FORBIDDEN."""
@@ -238,9 +255,17 @@ class Administration:
 
     async def scheduled(self, principal: Principal, limit: int) -> list[Waiting]:
         """The scheduled messages that it may manage, soonest first."""
-        everything = is_admin(principal)
-        waiting = await self.engine.scheduled(limit if everything else MAX_SCHEDULED)
-        return [s for s in waiting if everything or authorize(principal, Verb.MANAGE, on_topic(s.topic))][:limit]
+        if is_admin(principal):
+            return await self.engine.scheduled(limit)
+        if not any(grant.verb is Verb.MANAGE for grant in principal.grants):
+            return []
+        waiting = await self.engine.scheduled(MAX_SCHEDULED)
+        mine: dict[str, bool] = {}
+        for count, topic in enumerate({item.topic for item in waiting}, 1):
+            mine[topic] = authorize(principal, Verb.MANAGE, on_topic(topic))
+            if count % TOPICS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return [item for item in waiting if mine[item.topic]][:limit]
 
     async def cancel(self, principal: Principal, schedule_id: str) -> bool:
         """Cancel a scheduled message; False when none of that id waits that it may manage."""

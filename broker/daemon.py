@@ -322,7 +322,7 @@ class Daemon:
 
     async def _declare(self, specs: list[Spec]) -> None:
         """Make the declared subscriptions what the file says. One that cannot be is told and left as it is."""
-        existing = {info.spec.name: info.spec for info in self.engine.subscriptions()}
+        existing = {spec.name: spec for spec in self.engine.specs()}
         for spec in specs:
             before = existing.get(spec.name)
             if before is not None and spec_values(before) == spec_values(spec) and before.kind is spec.kind:

@@ -41,13 +41,13 @@ from broker.engine.base import (
     Unit,
 )
 from broker.engine.reader import Reader
+from broker.listing import MOST, first_described
 
 AUTH_KEYS = "auth/"
 RESERVED_KEYS = (AUTH_KEYS, "webhook/", "drop/", "mqtt/", "mqtt_bridge/")
 """What the broker keeps under these, tokens, secrets and ledgers, no client may read or change."""
-MAX_KEYS = 10_000
 KEYS_AT_ONCE = 1_000
-"""Keys that are listed at most, and that are looked at in one go."""
+"""Keys that are looked at in one go."""
 LAST = "\U0010ffff"
 """No character comes after it."""
 MAX_FILTERS = 1_000
@@ -370,9 +370,12 @@ class Hub(Administration):
         async with self._pages:
             return await self.engine.read(list(info.spec.topics), start, limit, max_bytes)
 
-    def topics(self, principal: Principal) -> list[TopicInfo]:
-        """The topics with messages that it may know of, by name."""
-        return [info for info in self.engine.topics() if self.sees(principal, on_topic(info.name))]
+    async def topics(self, principal: Principal, after: str | None = None, limit: int = MOST) -> list[TopicInfo]:
+        """The first `limit` topics above `after` with messages that it may know of, by name."""
+        engine = self.engine
+        return await first_described(
+            engine.topic_names, engine.topics, limit, after, lambda name: self.sees(principal, on_topic(name))
+        )
 
     # Retained messages
 
@@ -403,9 +406,7 @@ class Hub(Administration):
         self.authorize(principal, Verb.CONSUME, on_key(checked))
         return await self.engine.get(checked)
 
-    async def keys(
-        self, principal: Principal, prefix: str, after: str | None = None, limit: int = MAX_KEYS
-    ) -> list[str]:
+    async def keys(self, principal: Principal, prefix: str, after: str | None = None, limit: int = MOST) -> list[str]:
         """The first `limit` keys of clients above `after` that begin so and that it may know of, sorted."""
         found: list[str] = []
         for part in key_prefixes(principal, prefix):

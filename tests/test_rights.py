@@ -1,11 +1,13 @@
 """The hub asks one question for everything, asks again when grants change, and tells nothing to who may not ask."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker import listing
 from broker.auth.grant import Verb, on_topic, parse_grant
 from broker.auth.principal import BROKER, LOCAL, Principal
 from broker.core.errors import BrokerError, Code
@@ -165,12 +167,42 @@ async def test_lists_show_what_one_may_see(tmp_path: Path) -> None:
         for topic in ("mine/a", "other/a"):
             await hub.publish(LOCAL, [Outgoing(topic, b"x", {"delay": 60_000, "id": topic})])
         who = ann("consume mine/#", "manage mine/#", "consume subscription:mine", "consume key:mine/*")
-        assert [info.name for info in hub.topics(who)] == ["mine/a"]
-        assert [info.spec.name for info in hub.subscriptions(who)] == ["mine"]
+        assert [info.name for info in await hub.topics(who)] == ["mine/a"]
+        assert [info.spec.name for info in await hub.subscriptions(who)] == ["mine"]
         assert await hub.keys(who, "") == ["mine/k"]
         assert [item.id for item in await hub.scheduled(who, 1)] == ["mine/a"]
-        assert len(hub.topics(LOCAL)) == len(hub.subscriptions(LOCAL)) == len(await hub.scheduled(LOCAL, 9)) == 2
+        assert (
+            len(await hub.topics(LOCAL))
+            == len(await hub.subscriptions(LOCAL))
+            == len(await hub.scheduled(LOCAL, 9))
+            == 2
+        )
         assert await hub.keys(LOCAL, "") == ["mine/k", "other/k"]
+
+
+async def test_long_lists_come_in_pages_and_what_goes_meanwhile_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "PIECE", 3)
+    monkeypatch.setattr(listing, "DESCRIBED", 2)
+    async with open_world(tmp_path / "data", make) as world:
+        hub = hub_of(world)
+        for i in range(20):
+            name = f"{'mine' if i % 2 else 'other'}{i * 7 % 20:02}"
+            await world.subscribe(name, f"{name}/#")
+            await world.publish(f"{name}/a", "x")
+        who = ann("consume subscription:mine*", *(f"consume mine{i:02}/a" for i in range(20)))
+        mine = [f"mine{i:02}" for i in range(1, 20, 2)]
+        assert [info.spec.name for info in await hub.subscriptions(who)] == mine
+        assert [info.name for info in await hub.topics(who)] == [f"{name}/a" for name in mine]
+        assert [info.spec.name for info in await hub.subscriptions(who, "mine05", 2)] == ["mine07", "mine09"]
+        assert [info.name for info in await hub.topics(who, "mine05/a", 2)] == ["mine07/a", "mine09/a"]
+        page = asyncio.create_task(hub.subscriptions(who, None, 6))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        deleting = asyncio.create_task(world.engine.delete_subscription("mine01"))
+        assert [info.spec.name for info in await page] == mine[1:7]
+        await deleting
 
 
 async def test_keys_are_listed_in_pieces_past_what_is_not_to_be_seen(

@@ -309,6 +309,9 @@ class Engine(Protocol):
     async def delete_subscription(self, name: str) -> None:
         """Raises UNKNOWN_SUBSCRIPTION. Its consumers are detached, its progress is forgotten."""
 
+    def specs(self) -> list[Spec]:
+        """The settings of all subscriptions, in no order. Cheap."""
+
     def subscriptions(self) -> list[SubscriptionInfo]:
         """All, by name."""
 
@@ -365,8 +368,11 @@ class Engine(Protocol):
     async def cancel(self, schedule_id: str, concerns: Callable[[str], bool] = lambda _: True) -> bool:
         """True when it waited, to a topic that `concerns` the caller, and now never comes."""
 
-    def topics(self) -> list[TopicInfo]:
-        """All topics with messages, by name."""
+    def topic_names(self) -> list[str]:
+        """The topics with messages, in no order. Cheap."""
+
+    def topics(self, names: Iterable[str] | None = None) -> list[TopicInfo]:
+        """All topics with messages, or these of them, by name."""
 
     def stats(self) -> Stats:
         """Cheap: no query."""

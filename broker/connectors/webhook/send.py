@@ -107,7 +107,7 @@ class WebhookSender:
 
     async def reconcile(self) -> None:
         """Make the endpoints what the subscriptions say; one that fails does not stop the others."""
-        wanted = {i.spec.name: i.spec for i in self._hub.engine.subscriptions() if i.spec.sink is not None}
+        wanted = {spec.name: spec for spec in self._hub.engine.specs() if spec.sink is not None}
         for name in [n for n in self._endpoints if n not in wanted or self._endpoints[n].detached_by is not None]:
             await self._endpoints.pop(name).close()
         for name in [n for n in self._broken if n not in wanted]:

@@ -294,7 +294,7 @@ class Catalog:
             blocked=queue.blocked,
             consumers=len(queue.members),
             oldest_at=self._engine.replay.about(int(queue.outstanding[0])) if queue.outstanding else None,
-            dead_letters=self._engine.log.messages_of(f"$dead/{name}"),
+            dead_letters=self._engine.log.total_of(f"$dead/{name}").messages,
             acked=counters.acked,
             retried=counters.retried,
             dead=counters.dead,

@@ -359,6 +359,10 @@ class SqliteEngine:
         """Forget it."""
         await self.catalog.delete(name)
 
+    def specs(self) -> list[Spec]:
+        """The settings of all."""
+        return [handle.spec for handle in self.catalog.handles.values()]
+
     def subscriptions(self) -> list[SubscriptionInfo]:
         """All, by name."""
         return self.catalog.infos()
@@ -428,11 +432,16 @@ class SqliteEngine:
         """Never let it come."""
         return await self.upkeep.cancel(schedule_id, concerns)
 
-    def topics(self) -> list[TopicInfo]:
-        """All topics with messages."""
+    def topic_names(self) -> list[str]:
+        """The topics with messages."""
         names = self.log.numbers.names
-        found = [TopicInfo(names[n], t.messages, t.bytes) for n, t in self.log.totals().items() if t.messages]
-        return sorted(found, key=lambda topic: topic.name)
+        return [names[number] for number in self.log.topics()]
+
+    def topics(self, names: Iterable[str] | None = None) -> list[TopicInfo]:
+        """The same with their sums."""
+        wanted = self.topic_names() if names is None else names
+        found = [(name, self.log.total_of(name)) for name in sorted(wanted)]
+        return [TopicInfo(name, total.messages, total.bytes) for name, total in found if total.messages]
 
     def stats(self) -> Stats:
         """The engine in numbers."""

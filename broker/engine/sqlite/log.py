@@ -334,11 +334,21 @@ class Log:
                 total.bytes += directory.size(number)
         return found
 
-    def messages_of(self, topic: str) -> int:
-        """How many messages of one topic are in the log."""
+    def topics(self) -> set[int]:
+        """The numbers of the topics that have messages in the log."""
+        sealed = {number for number, total in self.sealed_totals.items() if total.messages}
+        return sealed.union(*self.open.values())
+
+    def total_of(self, topic: str) -> Totals:
+        """Messages and bytes of one topic that are in the log."""
         number = self.numbers.get(topic, 0)
-        sealed = self.sealed_totals.get(number, Totals()).messages
-        return sealed + sum(d.count(number) for d in self.open.values() if number in d.offsets)
+        sealed = self.sealed_totals.get(number, Totals())
+        total = Totals(sealed.messages, sealed.bytes)
+        for directory in self.open.values():
+            if number in directory:
+                total.messages += directory.count(number)
+                total.bytes += directory.size(number)
+        return total
 
     def full_pages(self) -> list[Directory]:
         """Pages that get no more rows and wait to be sealed: the last of their rows is committed and entered here."""

@@ -90,8 +90,9 @@ class AdminRoutes:
 
     async def list_topics(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers names, messages and bytes."""
-        seen = self._hub.topics(principal_of(request))
-        part, following = page(seen, lambda topic: topic.name, LIMIT.read(request.query), request.query.get("after"))
+        limit = LIMIT.read(request.query)
+        seen = await self._hub.topics(principal_of(request), request.query.get("after"), limit + 1)
+        part, following = page(seen, lambda topic: topic.name, limit, None)
         return answer({"topics": [asdict(topic) for topic in part], "next": following})
 
     async def list_scheduled(self, request: web.BaseRequest, _: str) -> web.StreamResponse:

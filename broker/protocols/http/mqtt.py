@@ -228,8 +228,7 @@ class MqttRoutes:
         query, text = request.query, _filter(request)
         self._hub.authorize(principal_of(request), Verb.CONSUME, on_topic(text))
         kept = self._hub.retained
-        names = iter(list(kept.matched(text)))
-        part, following = await names_in_order(names, RETAINED_LIMIT.read(query), query.get("after"))
+        part, following = await names_in_order(list(kept.matched(text)), RETAINED_LIMIT.read(query), query.get("after"))
         shown: list[dict[str, Any]] = []
         for topic in part:
             with suppress(KeyError):  # it has just been deleted

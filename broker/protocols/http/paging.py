@@ -1,13 +1,10 @@
 """Long lists in pieces: a page ends with the key behind which the next begins. Floor 4."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from heapq import nsmallest
-from itertools import chain, dropwhile, islice
+from collections.abc import Callable, Iterable
+from itertools import dropwhile, islice
 from typing import TypeVar
 
-PIECE = 5_000
-"""Names that are looked through in one go."""
+from broker.listing import first_in_order
 
 T = TypeVar("T")
 K = TypeVar("K", str, int)
@@ -21,12 +18,6 @@ def page(things: Iterable[T], key: Callable[[T], K], limit: int, after: K | None
     return (found, None) if len(found) <= limit else (found[:limit], key(found[limit - 1]))
 
 
-async def names_in_order(names: Iterator[str], limit: int, after: str | None) -> tuple[list[str], str | None]:
-    """The same of names in no order: they are looked through, but never all held or put in order, and others have their
-    turn meanwhile."""
-    rest = names if after is None else (name for name in names if name > after)
-    first: list[str] = []
-    while piece := list(islice(rest, PIECE)):
-        first = nsmallest(limit + 1, chain(first, piece))
-        await asyncio.sleep(0)
-    return page(first, str, limit, None)
+async def names_in_order(names: Iterable[str], limit: int, after: str | None) -> tuple[list[str], str | None]:
+    """The same of names in no order, which must not change meanwhile."""
+    return page(await first_in_order(names, limit + 1, after), str, limit, None)

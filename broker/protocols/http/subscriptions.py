@@ -70,8 +70,9 @@ class SubscriptionRoutes:
 
     async def list(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers a page of those that the client may see."""
-        seen = self._hub.subscriptions(principal_of(request))
-        part, following = page(seen, lambda info: info.spec.name, LIMIT.read(request.query), request.query.get("after"))
+        limit = LIMIT.read(request.query)
+        seen = await self._hub.subscriptions(principal_of(request), request.query.get("after"), limit + 1)
+        part, following = page(seen, lambda info: info.spec.name, limit, None)
         return answer({"subscriptions": [subscription_values(info) for info in part], "next": following})
 
     async def get(self, request: web.BaseRequest, name: str) -> web.StreamResponse:

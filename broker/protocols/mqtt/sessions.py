@@ -157,7 +157,7 @@ class Sessions:
 
     async def _reconcile(self) -> None:
         engine = self._hub.engine
-        there = {info.spec.name: info.spec for info in engine.subscriptions() if info.spec.name.startswith(QUEUES)}
+        there = {spec.name: spec for spec in engine.specs() if spec.name.startswith(QUEUES)}
         wanted = {session.queue: spec for session in self.all() if (spec := session.spec(self._options)) is not None}
         for name in self.groups.names():
             if name not in there:

@@ -1,7 +1,6 @@
 """The native protocol's requests: management and reading, for those who have time. PROTOCOL.md § Requests. Floor 4."""
 
-from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -62,8 +61,7 @@ class Requests:
         return described(self._hub.subscription(self._principal, _name(arguments)))
 
     async def _list(self, arguments: Arguments) -> Any:
-        infos = self._hub.subscriptions(self._principal)
-        return [described(info) for info in _page(infos, lambda info: info.spec.name, arguments)]
+        return [described(info) for info in await self._hub.subscriptions(self._principal, *_page(arguments))]
 
     async def _delete(self, arguments: Arguments) -> Any:
         await self._hub.delete_subscription(self._principal, _name(arguments))
@@ -109,8 +107,7 @@ class Requests:
         }
 
     async def _topics(self, arguments: Arguments) -> Any:
-        topics = self._hub.topics(self._principal)
-        return [asdict(topic) for topic in _page(topics, lambda topic: topic.name, arguments)]
+        return [asdict(topic) for topic in await self._hub.topics(self._principal, *_page(arguments))]
 
     async def _schedule(self, arguments: Arguments) -> Any:
         waiting = await self._hub.scheduled(self._principal, _limit(arguments))
@@ -126,9 +123,7 @@ class Requests:
         prefix = arguments.get("prefix", "")
         if type(prefix) is not str:
             raise BrokerError(Code.BAD_REQUEST, "prefix must be text")
-        after = _text(arguments, "after") if "after" in arguments else None
-        limit = _limit(arguments) if "limit" in arguments else MAX_LIMIT
-        return await self._hub.keys(self._principal, prefix, after, limit)
+        return await self._hub.keys(self._principal, prefix, *_page(arguments))
 
     async def _status(self, _: Arguments) -> Any:
         self._hub.authorize(self._principal, Verb.CONSUME, STATUS)
@@ -142,11 +137,10 @@ def described(info: SubscriptionInfo) -> dict[str, Any]:
     return {"name": info.spec.name, **shown_values(info.spec), **counts}
 
 
-def _page(items: Sequence[T], name: Callable[[T], str], arguments: Arguments) -> Sequence[T]:
-    """Of a list by name: those after the name `after`, `limit` of them; all when neither is given."""
-    if "after" in arguments:
-        items = items[bisect_right(items, _text(arguments, "after"), key=name) :]
-    return items[: _limit(arguments)] if "limit" in arguments else items
+def _page(arguments: Arguments) -> tuple[str | None, int]:
+    """Of a list by name: the name behind which to begin, and how many are wanted."""
+    after = _text(arguments, "after") if "after" in arguments else None
+    return after, _limit(arguments) if "limit" in arguments else MAX_LIMIT
 
 
 def _name(arguments: Arguments) -> str:

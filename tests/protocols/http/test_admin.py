@@ -195,7 +195,7 @@ async def test_a_fault_is_told_without_its_inside_and_logged(
     def broken() -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(door.engine, "topics", broken)
+    monkeypatch.setattr(door.engine, "topic_names", broken)
     answer = await door("GET", "/v1/topics")
     assert (answer.status, answer.code) == (500, "internal")
     assert b"the inside" not in answer.body

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.protocols.http import paging
+from broker import listing
 from broker.protocols.http.paging import names_in_order, page
 
 
@@ -16,7 +16,7 @@ def test_a_page_ends_with_the_key_behind_which_the_next_begins() -> None:
 
 
 async def test_names_in_no_order_come_in_order_and_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paging, "PIECE", 3)
+    monkeypatch.setattr(listing, "PIECE", 3)
     names = [f"{i * 7 % 20:02}" for i in range(20)]
     turns: list[int] = []
 
