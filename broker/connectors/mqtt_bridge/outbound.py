@@ -35,7 +35,8 @@ LEASE = 86_400_000
 IN_FLIGHT_BYTES = 8 << 20
 MAX_HANG_UPS = 5
 """Connections lost over one message that was alone in flight, before it goes to the dead letters."""
-PATIENT = RetryPolicy(cap=60_000, max_attempts=1 << 52)
+PATIENT = RetryPolicy(cap=60_000, jitter=0.0, max_attempts=1 << 52)
+"""Without jitter, so that what was refused together goes out in its order."""
 TEMPORARY = frozenset((0x80, 0x91, 0x97))
 """Reasons (MQTT 5 §2.4) that say nothing about the message: unspecified, identifier in use, quota exceeded."""
 HEAD_BYTES, STAMP_BYTES = 13, 1_024

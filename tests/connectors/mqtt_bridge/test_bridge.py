@@ -1,6 +1,7 @@
 """A bridge on a real engine, to another broker that behaves as a test wants."""
 
 import asyncio
+from itertools import cycle
 
 import pytest
 from paho.mqtt import client as paho
@@ -113,6 +114,20 @@ async def test_a_message_that_is_refused_for_now_comes_again(broker: Broker, ups
         await broker.pass_time(2)
         await until(lambda: bridge.status().backlog == 0)
     assert upstream.bodies == [b"0", b"0"]
+
+
+async def test_what_is_refused_for_now_comes_again_in_its_order(broker: Broker, upstream: Upstream) -> None:
+    chances = cycle((0.99, 0.0))
+    broker.engine.chance = lambda: next(chances)
+    upstream.answer = lambda packet: Reason.QUOTA_EXCEEDED
+    async with at_work(broker, options(upstream, inflight=2)) as bridge:
+        await publish(broker, *[b"%d" % n for n in range(20)])
+        await until(lambda: broker.engine.subscription("bridge.b").delayed == 20)
+        upstream.answer = taken
+        await broker.pass_time(0.9)
+        await broker.pass_time(0.2)
+        await until(lambda: bridge.status().backlog == 0)
+    assert upstream.bodies[20:] == [b"%d" % n for n in range(20)]
 
 
 async def test_a_message_over_their_maximum_is_not_sent(broker: Broker, upstream: Upstream) -> None:
