@@ -19,7 +19,7 @@ from broker.core.position import Start
 from broker.core.queue import Queue
 from broker.core.retention import Durability, Policies
 from broker.core.subscription import Consumer, Spec
-from broker.core.topic import intersection, matches
+from broker.core.topic import intersection
 from broker.engine.base import (
     Attachment,
     Capabilities,
@@ -38,6 +38,7 @@ from broker.engine.sqlite.connection import Connection, open_reader, open_writer
 from broker.engine.sqlite.forming import Handle
 from broker.engine.sqlite.handles import QueueAttachment, QueueHandle, dismiss
 from broker.engine.sqlite.log import Log, Tail
+from broker.engine.sqlite.matchers import Matchers
 from broker.engine.sqlite.options import SqliteOptions
 from broker.engine.sqlite.recovery import recover
 from broker.engine.sqlite.relay import Relay
@@ -55,18 +56,6 @@ _ITEMS = f"SELECT key, value, revision FROM kv WHERE key >= ?1 AND key < {_END} 
 _KEYS = f"""
 SELECT key FROM kv WHERE key >= max(?1, ifnull(?2, '')) AND key IS NOT ?2 AND key < {_END} ORDER BY key LIMIT ?3
 """  # noqa: S608
-
-
-class Matcher(dict[str, bool]):
-    """Does a set of filters match a topic? Remembered per topic."""
-
-    def __init__(self, filters: Sequence[str]) -> None:
-        super().__init__()
-        self._filters = filters
-
-    def __missing__(self, topic: str) -> bool:
-        found = self[topic] = any(matches(f, topic) for f in self._filters)
-        return found
 
 
 class SqliteEngine:
@@ -112,7 +101,7 @@ class SqliteEngine:
         self.failed = ""
         self.disk_low = ""
         self.stopping = False
-        self._matchers: dict[tuple[str, ...], Matcher] = {}
+        self.matchers = Matchers()
         self._tasks: set[asyncio.Task[None]] = set()
         self.alarms = Alarms()
         self.watermark = Watermark(folder)
@@ -288,16 +277,6 @@ class SqliteEngine:
     def pass_by(self, drafts: Sequence[Draft]) -> None:
         """Show messages to who listens now."""
         self.relay.pass_by(drafts)
-
-    def matcher(self, filters: Sequence[str]) -> Matcher:
-        """A remembered matcher of these filters."""
-        key = tuple(filters)
-        found = self._matchers.get(key)
-        if found is None or len(found) > 200_000:
-            if len(self._matchers) > 1_000:
-                self._matchers.clear()
-            found = self._matchers[key] = Matcher(key)
-        return found
 
     # Readers
 

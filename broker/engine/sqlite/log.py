@@ -18,6 +18,8 @@ from pyroaring import BitMap
 from broker.core.message import EXPIRES, KEYED, PRIORITY, Row
 from broker.core.offsets import PAGE_BITS, PAGE_SIZE
 
+MAX_PASSING = 10_000
+"""Topics of durability `memory` that are remembered to be that."""
 LOW = PAGE_SIZE - 1
 ROW_OVERHEAD = 250
 _SPECIAL = KEYED | PRIORITY | EXPIRES
@@ -33,9 +35,15 @@ class TopicNumbers(dict[str, int]):
         self.names: list[str] = [""]
         self.fresh: list[tuple[int, str]] = []
         self.is_memory: Callable[[str], bool] = lambda _: False
+        self._passing: list[str] = []  # topics in memory, of which there may be one for each request
 
     def __missing__(self, name: str) -> int:
         if self.is_memory(name):
+            if len(self._passing) >= MAX_PASSING:
+                for gone in self._passing:
+                    del self[gone]
+                self._passing.clear()
+            self._passing.append(name)
             self[name] = 0
             return 0
         number = len(self.names)

@@ -53,7 +53,7 @@ class Replay:
     def lost(self, filters: Sequence[str], position: int) -> bool:
         """Has retention removed something that these filters would have read after this position?"""
         log = self._engine.log
-        wanted = self._engine.matcher(filters)
+        wanted = self._engine.matchers.of(filters)
         return any(gone > position and wanted[log.numbers.names[n]] for n, gone in log.pruned_to.items())
 
     def _pruned_since(self, filters: Sequence[str], at: int) -> bool:
@@ -100,7 +100,7 @@ class Replay:
     def _matching(self, directory: Directory | SealedDirectory, filters: Sequence[str]) -> tuple[list[int], bool]:
         """The topics of a page that match, and whether all do."""
         names = self._engine.log.numbers.names
-        wanted = self._engine.matcher(filters)
+        wanted = self._engine.matchers.of(filters)
         topics = list(directory)
         matching = [topic for topic in topics if wanted[names[topic]]]
         return matching, len(matching) == len(topics)
@@ -137,7 +137,7 @@ class Replay:
     ) -> Page:
         """Matching rows above `position`, at most `limit` and about `max_bytes`."""
         log = self._engine.log
-        wanted = self._engine.matcher(filters)
+        wanted = self._engine.matchers.of(filters)
         end = log.end
         rows: list[Row] = []
         size = 0

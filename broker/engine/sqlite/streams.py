@@ -97,7 +97,7 @@ class ReaderAttachment(Leaseless):
         reader, log = self.reader, self.engine.log
         if reader.position + 1 < log.tail.begin:
             return False
-        wanted = self.engine.matcher(reader.filters)
+        wanted = self.engine.matchers.of(reader.filters)
         rows: list[Row] = []
         for batch in log.tail.after(reader.position):
             rows += [row for row in batch if wanted[row[1]]]
