@@ -17,7 +17,7 @@ from broker.core.offsets import PAGE_BITS
 from broker.core.record import Record
 from broker.core.spec import stored_spec
 from broker.core.topic import Trie
-from broker.engine.sqlite.connection import unusable
+from broker.engine.sqlite.connection import transaction, unusable
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
 from broker.engine.sqlite.replay import lifted
@@ -63,9 +63,8 @@ def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]
     state = dict(db.execute("SELECT name, value FROM state").fetchall())
     if not state:
         state = {"epoch": os.urandom(4).hex(), "next_offset": 1, "next_revision": 1, "ids": 0, "clean": 0}
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT INTO state VALUES (?,?)", state.items())
-        db.execute("COMMIT")
+        with transaction(db):
+            db.executemany("INSERT INTO state VALUES (?,?)", state.items())
         return state
     if not state.get("clean") and size > check_limit:
         logger.warning("the file is too large to be checked at start; its own recovery has run", extra={"bytes": size})
@@ -73,9 +72,11 @@ def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]
         result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
             raise sqlite3.DatabaseError(f"the file is damaged, quick_check says: {' '.join(result.split())}")
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
-    db.execute("COMMIT")
+    with transaction(db):
+        db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
+        # A queue that was just being made may have had progress before it was on disk; its number is given anew.
+        for table in ("progress", "settled", "redelivery"):
+            db.execute(f"DELETE FROM {table} WHERE subscription NOT IN (SELECT id FROM subscription)")  # noqa: S608
     return state
 
 
