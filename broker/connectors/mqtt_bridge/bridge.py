@@ -206,9 +206,13 @@ class Bridge:
         it, so that nothing stays subscribed that nobody remembers. Returns what is remembered now, and what is to be
         when all that was granted has settled."""
         entries = self._mapping.incoming
-        asked = memory.subscribing(entries, present=client.session_present)
+        asked = memory.subscribing(entries, client.address.text, present=client.session_present)
         if asked != memory:
-            await self._keep(asked)
+            try:
+                await self._keep(asked)
+            except BrokerError:  # the disk is low: what is to be sent need not wait for that
+                if set(asked.filters) - set(memory.filters) or not client.speaks_5:
+                    raise
         refused = await client.subscribe_all(entries, asked)
         wanted = [entry.remote for entry in entries]
         stale = [text for text in asked.filters if text not in wanted]

@@ -1,5 +1,7 @@
 """What is retained at the other side is retained here: who comes later finds the last value."""
 
+import asyncio
+
 import pytest
 
 from broker.auth.principal import LOCAL
@@ -11,9 +13,10 @@ from broker.core.mqtt import Heard
 from broker.core.position import EARLIEST
 from broker.core.subscription import Kind, Overflow, Spec
 from broker.limits import Limits
+from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import Publish
-from tests.connectors.mqtt_bridge.upstream import Upstream
-from tests.connectors.mqtt_bridge.work import at_work, options
+from tests.connectors.mqtt_bridge.upstream import Upstream, open_upstream
+from tests.connectors.mqtt_bridge.work import at_work, options, publish
 from tests.connectors.world import Broker, until
 
 
@@ -32,10 +35,11 @@ async def reconnected(bridge: Bridge, upstream: Upstream) -> None:
 async def settle(broker: Broker, *filters: str) -> None:
     """A new subscription lasts for so long that what is retained has come."""
     broker.clock.advance(SETTLED)
-    while True:
-        found = await broker.engine.get(key_of("b"))
-        if found is not None and [text for text, _ in Memory.read(found[0]).settled] == list(filters):
-            return
+    async with asyncio.timeout(10):
+        while True:
+            found = await broker.engine.get(key_of("b"))
+            if found is not None and [text for text, _ in Memory.read(found[0]).settled] == list(filters):
+                return
 
 
 @pytest.fixture
@@ -81,6 +85,34 @@ async def test_mqtt_3_1_1_brings_what_is_retained_with_a_new_subscription_alone(
         upstream.hang_up()
         upstream.present = False
         await until(lambda: upstream.subscribed == ["down/#"] * 3)
+
+
+async def test_what_has_settled_at_one_broker_has_not_at_the_next(
+    often: None, broker: Broker, upstream: Upstream
+) -> None:
+    async with open_upstream() as standby:
+        addresses = [f"mqtt://127.0.0.1:{one.port}" for one in (upstream, standby)]
+        async with at_work(broker, options(upstream, address=addresses, version="3.1.1")) as bridge:
+            await until(lambda: bridge.status().connections)
+            await settle(broker, "down/#")
+            upstream.refuses, standby.present = Reason.SERVER_UNAVAILABLE, True
+            upstream.hang_up()
+            await until(lambda: standby.subscribed == ["down/#"])
+
+
+async def test_while_the_disk_is_low_it_sends_although_it_is_not_known_any_more(
+    often: None, broker: Broker, upstream: Upstream
+) -> None:
+    async with at_work(broker, options(upstream)) as bridge:
+        await until(lambda: bridge.status().connections)
+        await settle(broker, "down/#")
+        await upstream.stop()
+        await publish(broker, b"0")
+        broker.engine.disk_low = "there is no room"
+        await upstream.start()  # and has forgotten it
+        await until(lambda: bridge.status().sent == 1)
+        assert upstream.handling == [0, 0]
+        broker.engine.disk_low = ""
 
 
 async def test_the_last_value_is_there_after_a_restart_with_its_place_and_whose_it_is(
