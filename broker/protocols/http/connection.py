@@ -337,6 +337,13 @@ class Connection(Serial):
             self._cut_cycle(self._messages[-1][0])
         self._clockwork.admission.received(len(data))
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps one open
+        """See asyncio.Protocol. A client may close its side once it has asked: what waits for its commit, or for its
+        turn, is answered. Who polls or follows is taken to be gone."""
+        waits = self._give_up is not None or bool(self._messages and self._messages[-1][1].is_eof())
+        self._last = waits and self.transport is not None and self.transport.can_write_eof()  # by TLS it cannot be
+        return self._last
+
     def _cut_cycle(self, message: Any) -> None:
         """What could not be parsed is kept as an exception; its frames hold it, and all that was read with it. The
         collector would come by only after some hundred megabytes of them."""

@@ -28,11 +28,12 @@ class Prompt(Protocol):
 class Serial(web.RequestHandler):
     """See the module."""
 
-    __slots__ = ("_prompt",)
+    __slots__ = ("_last", "_prompt")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._prompt: Prompt | None = None  # being answered
+        self._last = False  # nothing more comes; what is here is answered
 
     async def start(self) -> None:
         """Until the connection closes: take a request, have it handled, be ready for the next."""
@@ -42,7 +43,7 @@ class Serial(web.RequestHandler):
             message, payload = self._next()
             if not await self._exchange(message, payload):
                 break
-            if not self._keepalive or self._close or self._force_close:
+            if not self._keepalive or self._close or self._force_close or self._done:
                 break
             self._stay()
             if self._keepalive_handle is None:
@@ -69,6 +70,11 @@ class Serial(web.RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         return message, payload
+
+    @property
+    def _done(self) -> bool:
+        """Is the last answer given?"""
+        return self._last and not self._messages
 
     def _stay(self) -> None:
         """A request was answered: the next has its time to come."""
@@ -111,7 +117,7 @@ class Serial(web.RequestHandler):
         if self._handler_waiter is not None:
             self._handler_waiter.set_result(None)
             self._handler_waiter = None
-        if close or self._close:
+        if close or self._close or self._done:
             self.force_close()  # which sends what was written
             return
         self._stay()

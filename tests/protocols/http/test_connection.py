@@ -80,6 +80,37 @@ async def test_half_a_body_behind_a_whole_request_is_known_to_be_arriving(door: 
     assert b"told to go" in await read_all(reader)
 
 
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("warm", [False, True], ids=["ordinary", "prompt"])
+async def test_a_client_that_closes_its_side_has_its_answers(door: Door, count: int, *, warm: bool) -> None:
+    if warm:
+        await door.publish("a", b"x")
+    reader, writer = await door.connect()
+    writer.write(PUBLISH * count)
+    writer.write_eof()
+    assert (await read_all(reader)).count(b"HTTP/1.1 201 ") == count
+    await until(lambda: len(open_connections(door)) == warm)
+
+
+async def test_a_poll_whose_client_closes_its_side_takes_nothing(door: Door) -> None:
+    await door("PUT", "/v1/subscriptions/q", {"kind": "queue", "topics": ["a"]})
+    reader, writer = await door.connect()
+    writer.write(b"POST /v1/queues/q/receive?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: any(found._busy for found in open_connections(door)))
+    writer.write_eof()
+    assert await read_all(reader) == b""
+    await door.publish("a", b"x")
+    assert door.engine.subscription("q").leased == 0
+
+
+async def test_half_a_request_whose_client_closes_its_side_is_not_waited_for(door: Door) -> None:
+    reader, writer = await door.connect()
+    writer.write(PUBLISH.replace(b"Content-Length: 1", b"Content-Length: 10"))
+    writer.write_eof()
+    assert await read_all(reader) == b""
+    assert not door.engine.topics()
+
+
 async def test_a_request_that_trickles_is_ended(open_door: DoorFactory) -> None:
     door = await open_door(request_timeout="300ms")
     reader, writer = await door.connect()
