@@ -5,7 +5,7 @@ floor.
 |---|---|
 | `mqtt/session/CLIENT` | whose session it is, its filters with their options, its expiry, and since when it is away |
 | `mqtt/in/CLIENT/ID` | an inbound QoS 2 identifier whose message is stored, until PUBREL |
-| `mqtt/out/CLIENT/ID` | an outbound one, until PUBCOMP: its message's offset, nothing once the receiver has it |
+| `mqtt/out/CLIENT/ID` | an outbound one, until PUBCOMP: its message's offset, nothing when only PUBREL is sent again |
 | `mqtt/will/CLIENT` | what to publish when the client is lost, by whose right |
 
 CLIENT is percent-encoded, so that no identifier reaches into another's keys.
@@ -61,14 +61,18 @@ def inbound_key(client_id: str, packet_id: int) -> str:
     return f"{INBOUND}{escaped(client_id)}/{packet_id}"
 
 
-def outbound_key(client_id: str, packet_id: int) -> str:
-    """See the module."""
+def outbound(client_id: str, packet_id: int, offset: int | None) -> Set:
+    """An outbound identifier, with the place from which its message can be sent again, if there is one."""
+    return Set(_outbound_key(client_id, packet_id), b"" if offset is None else str(offset).encode())
+
+
+def forgotten_outbound(client_id: str, packet_id: int) -> Set:
+    """It is free again."""
+    return Set(_outbound_key(client_id, packet_id), None)
+
+
+def _outbound_key(client_id: str, packet_id: int) -> str:
     return f"{OUTBOUND}{escaped(client_id)}/{packet_id}"
-
-
-def packed_offset(offset: int) -> bytes:
-    """The value of an outbound identifier."""
-    return str(offset).encode()
 
 
 def packed(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from broker.core.errors import BrokerError
 from broker.core.message import NAMED, Row, made_id
 from broker.core.mqtt import ID, PLAIN, Heard, first_topic
 from broker.core.subscription import Outcome
-from broker.engine.base import Receipt, Set, Settle, Unit
+from broker.engine.base import Receipt, Settle, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.encoder import encode
@@ -26,7 +26,7 @@ from broker.protocols.mqtt.encoded import Encoded, encoded
 from broker.protocols.mqtt.filters import Wanted
 from broker.protocols.mqtt.flow.aliases import AliasesOut
 from broker.protocols.mqtt.flow.outbound import Outbound, Step
-from broker.protocols.mqtt.kept import outbound_key, packed_offset
+from broker.protocols.mqtt.kept import forgotten_outbound, outbound
 from broker.protocols.mqtt.tie import NamedTie, Tie
 
 if TYPE_CHECKING:
@@ -50,22 +50,31 @@ _id_with_gap = Struct(">Hx").pack
 
 
 class Asked(NamedTuple):
-    """What is retained is wanted by this filter. `find` looks it up, but what has expired by then (unix ms)."""
+    """What is retained is wanted by this filter. `find` looks it up, but what has expired by then (unix ms). What came
+    into the log later, at `end` or behind it, comes by the subscription. `topics`: of these alone."""
 
     filter: str
     find: Callable[[str, int], list[Row]]
     wanted: Wanted
+    end: int
+    topics: frozenset[str] | None = None
+
+    def rows(self, now: int) -> list[Row]:
+        """What there is."""
+        topics = self.topics
+        found = [row for row in self.find(self.filter, now) if row[0] < self.end]
+        return found if topics is None else [row for row in found if row[1] in topics]
 
 
 class Parcel:
-    """What goes out in one write, in pieces. `kept`: identifier and offset of those of QoS 2 that are committed before;
-    `done`: offsets of what the client has, or never will."""
+    """What goes out in one write, in pieces. `kept`: identifier and offset of those of QoS 2 that are committed before,
+    without the offset where no queue would bring them again; `done`: offsets of what the client has, or never will."""
 
     __slots__ = ("done", "kept", "out")
 
     def __init__(self) -> None:
         self.out: list[bytes] = []
-        self.kept: list[tuple[int, int]] = []
+        self.kept: list[tuple[int, int | None]] = []
         self.done: list[int] = []
 
 
@@ -97,6 +106,7 @@ class Sender:
         self._identified = identified
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
+        self._again: deque[tuple[int, int, Row]] = deque()  # retained messages that were in flight before
         self._asked_for: deque[Asked] = deque()  # retained messages that were not looked up yet
         self._found: Asked | None = None  # those that were looked up last
         self._goes_on = False  # soon
@@ -138,8 +148,8 @@ class Sender:
             elif sent := outbound.room > 0:
                 packet_id = outbound.send(qos, (tie, offset))
                 out += (start_of(0x30 | qos << 1, topic, rest + 2 + len(body)), self._id(packet_id), body)
-                if qos == 2 and tie.queue is not None:
-                    parcel.kept.append((packet_id, offset))
+                if qos == 2 and self._session.durable:
+                    parcel.kept.append((packet_id, None if tie.queue is None else offset))
             if not sent:
                 self._waiting.extend([(tie, row, None) for row in rows[at:]])
                 rows = rows[:at]
@@ -159,7 +169,7 @@ class Sender:
 
     def _commit_then_send(self, parcel: Parcel) -> None:
         client, out = self._session.client_id, parcel.out
-        sets = [Set(outbound_key(client, packet_id), packed_offset(offset)) for packet_id, offset in parcel.kept]
+        sets = [outbound(client, packet_id, offset) for packet_id, offset in parcel.kept]
         self._behind = out
 
         def then() -> None:
@@ -216,8 +226,8 @@ class Sender:
         )
         if not qos:
             parcel.done.append(offset)
-        elif qos == 2 and again is None and tie is not None and tie.queue is not None:
-            parcel.kept.append((packet_id, offset))
+        elif qos == 2 and again is None and self._session.durable:
+            parcel.kept.append((packet_id, None if tie is None or tie.queue is None else offset))
         return True
 
     def _has_room(self, tie: Tie | None, offset: int) -> bool:
@@ -301,7 +311,7 @@ class Sender:
         self._goes_on = False
         if self._asked_for and not self._waiting and not self.closed:
             self._found = asked = self._asked_for.popleft()
-            self._waiting.extend([(None, row, asked.wanted) for row in asked.find(asked.filter, self._now())])
+            self._waiting.extend([(None, row, asked.wanted) for row in asked.rows(self._now())])
         self._drain()
 
     @property
@@ -310,11 +320,11 @@ class Sender:
         return len(self._asked_for)
 
     def untold(self) -> list[Asked]:
-        """Filters whose retained messages were not all sent."""
-        found = self._found
-        if found is None or not any(tie is None for tie, _, _ in self._waiting):
+        """Retained messages that were asked for and not sent."""
+        left = frozenset(row[1] for tie, row, _ in self._waiting if tie is None)
+        if self._found is None or not left:
             return list(self._asked_for)
-        return [found, *self._asked_for]
+        return [self._found._replace(topics=left), *self._asked_for]
 
     def resume(self) -> None:
         """The socket takes more."""
@@ -322,23 +332,28 @@ class Sender:
         self._drain()
 
     def again(self, retained: Sequence[tuple[int, int, Row]]) -> None:
-        """Retained messages (identifier, QoS, row) that the last connection left unanswered."""
-        now = self._now()
-        for packet_id, _, _ in retained:
-            self._outbound.send_again(packet_id)
-        out = [
-            self._encoded.heard(row, now)[1].packet(self._version, qos, True, packet_id, dup=True)
-            for packet_id, qos, row in retained
-        ]
-        if out:
-            self._write(b"".join(out))
+        """Retained messages (identifier, QoS, row) that the last connection left unanswered, as far as the client
+        takes them; the others before all else that waits."""
+        self._again.extend(retained)
+        self._drain()
+
+    def _repeat(self, parcel: Parcel) -> None:
+        """Of those, what there is room for and was not answered meanwhile."""
+        while self._again:
+            packet_id, qos, row = self._again[0]
+            if self._outbound.waits(packet_id):
+                if not self._outbound.send_again(packet_id):
+                    return
+                fanout = self._encoded.heard(row, self._now())[1]
+                parcel.out.append(fanout.packet(self._version, qos, True, packet_id, dup=True))
+            self._again.popleft()
 
     def _drain(self) -> None:
         """Send what waits as far as identifiers are free and the socket takes it; in the order in which it came, and in
         pieces, between which others have their turn."""
         if self.full or self.closed:
             return
-        if self._waiting and not self._drain_piece():
+        if (self._again or self._waiting) and not self._drain_piece():
             return
         if (self._waiting or self._asked_for) and not self._goes_on:
             self._goes_on = True
@@ -350,6 +365,7 @@ class Sender:
         parcel, size, free = Parcel(), 0, True
         settled: dict[Tie, list[int]] = {}
         freed: dict[Tie, int] = {}
+        self._repeat(parcel)
         while waiting and size < PIECE:
             tie, row, wanted = waiting[0]
             if not self._next(tie, row, wanted, parcel):
@@ -397,7 +413,7 @@ class Sender:
             reason = Reason.PACKET_IDENTIFIER_NOT_FOUND if self._version == V5 else Reason.SUCCESS
             for packet_id in step.unknown:
                 self._write(encode(Ack(Kind.PUBREL, (packet_id,), reason, NONE), self._version))
-        if self._waiting:
+        if self._again or self._waiting:
             self._drain()
         if step.fault is not None:
             raise step.fault
@@ -411,12 +427,15 @@ class Sender:
         packets = encode(Ack(Kind.PUBREL, tuple(packet_id for packet_id, _ in step.released)), self._version)
         unit = Unit(sender=self._session)
         for packet_id, token in step.released:
+            if self._session.durable:
+                unit.sets.append(outbound(self._session.client_id, packet_id, None))
+            if token is None:
+                continue
             if token[0] is None or (queue := token[0].queue) is None:
                 self._settle([token])
                 continue
             tie, offset = token
             unit.settles += self._settles(tie, queue, offset)
-            unit.sets.append(Set(outbound_key(self._session.client_id, packet_id), b""))
             tie.free(1, 0)
         if unit.sets:
             self._commit(unit, partial(self._write, packets))
@@ -440,7 +459,7 @@ class Sender:
         """Identifiers of QoS 2 that are free again; a crash before it is noted costs a PUBREL too many."""
         if self._session.durable:
             client = self._session.client_id
-            sets = [Set(outbound_key(client, packet_id), None) for packet_id in packet_ids]
+            sets = [forgotten_outbound(client, packet_id) for packet_id in packet_ids]
             self._commit(Unit(sets=sets, sender=self._session), lambda: None)
 
     def release_again(self, packet_ids: Sequence[int]) -> None:

@@ -22,7 +22,14 @@ from broker.protocols.mqtt.codec.packets import Properties, Will
 from broker.protocols.mqtt.filters import Filters, Subscribed
 from broker.protocols.mqtt.flow.inbound import Inbound
 from broker.protocols.mqtt.flow.outbound import Outbound, Sent
-from broker.protocols.mqtt.kept import SessionRecord, escaped, forgotten_session, inbound_key, outbound_key
+from broker.protocols.mqtt.kept import (
+    SessionRecord,
+    escaped,
+    forgotten_outbound,
+    forgotten_session,
+    inbound_key,
+    outbound,
+)
 from broker.protocols.mqtt.options import MqttOptions
 from broker.protocols.mqtt.queues import QueueTie
 from broker.protocols.mqtt.sender import Asked, Sender, Token
@@ -74,6 +81,7 @@ class Session:
         self.own = Tie(self.filters, self.queue) if durable else None
         self._window = 0
         self._unfinished: list[Row] = []  # of its queue, which does not bring them again
+        self._given_up: list[int] = []  # identifiers of QoS 2 of which the log has nothing any more
         self._untold: list[Asked] = []  # retained messages that the last connection did not send, or not all
 
     # What it is called in the engine
@@ -116,7 +124,7 @@ class Session:
     def forgotten(self) -> list[Set]:
         """What is to be deleted when it ends."""
         sets = [Set(inbound_key(self.client_id, packet_id), None) for packet_id in self.inbound.used]
-        sets += [Set(outbound_key(self.client_id, packet_id), None) for packet_id, _, _ in self.outbound.unanswered()]
+        sets += [forgotten_outbound(self.client_id, packet_id) for packet_id, _, _ in self.outbound.unanswered()]
         return [forgotten_session(self.client_id), *sets]
 
     def restore(self, owned: Iterable[int], sent: Iterable[tuple[int, int]]) -> None:
@@ -170,7 +178,11 @@ class Session:
 
     def renew(self, receive_maximum: int) -> None:
         """Before `connect`: what the last connection left unanswered."""
-        left = [entry for entry in self.outbound.unanswered() if self._is_mine(entry[2])]
+        left = [
+            (packet_id, state if self._is_mine(token) else Sent.RELEASED, token)
+            for packet_id, state, token in self.outbound.unanswered()
+            if self._is_mine(token) or state is not Sent.QOS_1
+        ]
         self.outbound = Outbound(receive_maximum, left)
         if self.own is not None:
             self.own.known = {
@@ -182,19 +194,20 @@ class Session:
     async def take_up(self, engine: Engine) -> list[Set]:
         """Before `renew`, and while what was in flight is sent again: of that which others have settled since (it
         expired, was dropped or purged), QoS 2 has begun and goes on all the same [MQTT-4.3.3-7], as far as the log
-        still has it and ROOM holds it; the rest does not come again, its identifiers are free. Returns what is to be
-        committed."""
+        still has it and ROOM holds it; the rest does not come again: of that the identifiers are free, with QoS 2 once
+        the client has released them. Returns what is to be committed."""
         gone = self.gone(engine)
         begun = sorted(offset for offset, (_, state) in gone.items() if state is Sent.QOS_2)
         self._unfinished = (await engine.fetch_within(begun, ROOM))[0] if begun else []
         for row in self._unfinished:
             del gone[row[0]]
-        free = sorted(packet_id for packet_id, _ in gone.values())
-        self.outbound.forget(free)
+        self.outbound.forget([packet_id for packet_id, state in gone.values() if state is Sent.QOS_1])
+        self._given_up = sorted(packet_id for packet_id, state in gone.values() if state is Sent.QOS_2)
+        self.outbound.release(self._given_up)
         if self.own is not None:
             for offset in gone:
                 self.own.known.pop(offset, None)
-        return [Set(outbound_key(self.client_id, packet_id), None) for packet_id in free]
+        return [outbound(self.client_id, packet_id, None) for packet_id in self._given_up]
 
     def gone(self, engine: Engine) -> dict[int, tuple[int, Sent]]:
         """What is to be sent again, but its queue does not bring it any more: offset to identifier and state."""
@@ -222,6 +235,7 @@ class Session:
             rows, self._unfinished = self._unfinished, []
             self.own.free(-len(rows), -sum(len(row[4]) for row in rows))
             self.sender.take_first(self.own, rows)
+            self.sender.release_again(self._given_up)
 
     def _is_mine(self, token: Token) -> bool:
         return token[0] is None or token[0] is self.own

@@ -220,7 +220,8 @@ class Subscribing:
         if how == NEVER or (how == IF_NEW and not granted.fresh):
             return None
         own = written_ids((subscribed.identifier,)) if subscribed.identifier else b""
-        return Asked(subscribed.filter, self._matching, Wanted(subscribed.qos, False, own))
+        end = self._hub.engine.stats().next_offset
+        return Asked(subscribed.filter, self._matching, Wanted(subscribed.qos, False, own), end)
 
     def _matching(self, text: str, now: int) -> list[Row]:
         return [row for retained in self._retained for row in retained.matching(text, now)]

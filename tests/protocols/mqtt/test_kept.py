@@ -10,7 +10,7 @@ from broker.core.position import EARLIEST
 from broker.limits import Limits
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Connack, Connect, Disconnect, Publish, Request, Subscribe
-from tests.protocols.mqtt.door import SHORT, Client, Door, open_door
+from tests.protocols.mqtt.door import PATIENCE, SHORT, Client, Door, open_door
 
 
 async def kept(door: Door, version: int = V5, client_id: str = "kept", **options: object) -> Client:
@@ -337,6 +337,31 @@ async def test_qos_2_goes_on_although_the_message_expires_while_its_client_is_aw
     client.write(Ack(Kind.PUBCOMP, release.packet_ids))
     await client.answer(again)
     assert await client.bodies(1) == ["next"]
+    await client.nothing()
+    await client.ping()
+    await door.world.quiet()
+    assert not await door.hub.engine.keys("mqtt/out/")
+
+
+async def test_what_cannot_go_on_with_qos_2_is_released(door: Door) -> None:
+    """More has begun than is read from the log again. The client may have it, and would take a later message under the
+    same identifier for a repetition."""
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for _ in range(5):
+        await writer.publish("a", "x" * 1_000_000, 2)
+    sent = [await client.hear(Publish) for _ in range(5)]
+    await client.lost()
+    async with asyncio.timeout(PATIENCE):
+        while door.hub.engine.subscription("mqtt/kept").ready < 5:  # noqa: ASYNC110  until its end is noticed
+            await asyncio.sleep(0.001)
+    assert await door.hub.engine.purge("mqtt/kept") == 5
+    client = await kept(door, present=True)
+    release = await client.hear(Ack)
+    assert (release.kind, release.packet_ids) == (Kind.PUBREL, (sent[4].packet_id,))
+    client.write(Ack(Kind.PUBCOMP, release.packet_ids))
+    for packet in sent[:4]:
+        assert await client.take() == packet._replace(dup=True)
     await client.nothing()
     await client.ping()
     await door.world.quiet()

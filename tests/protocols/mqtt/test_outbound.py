@@ -44,7 +44,7 @@ def test_every_pair(state: Sent | None, answer: Answer) -> None:
     assert states(outbound) == ({} if after is None else {7: after})
     assert step.settled == (["m"] if do is Do.SETTLE else [])
     assert step.refused == (["m"] if do is Do.REFUSE else [])
-    assert step.released == ([(7, "m")] if do is Do.RELEASE else [])
+    assert step.released == ([(7, None if state is Sent.RELEASED else "m")] if do is Do.RELEASE else [])
     assert step.finished == ([7] if do is Do.FORGET else [])
     assert step.unknown == ([7] if do is Do.DENY else [])
     assert (step.fault is not None) == (do is Do.BREACH)

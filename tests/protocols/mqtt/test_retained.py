@@ -7,8 +7,8 @@ import pytest
 
 from broker.core.retained import Retained
 from broker.limits import Limits
-from broker.protocols.mqtt.codec.codes import Reason
-from broker.protocols.mqtt.codec.packets import V5, V311, Publish, Request, Suback, Subscribe
+from broker.protocols.mqtt.codec.codes import Kind, Reason
+from broker.protocols.mqtt.codec.packets import V5, V311, Ack, Publish, Request, Suback, Subscribe
 from broker.protocols.mqtt.options import MqttOptions
 from tests.protocols.mqtt.door import SHORT, Door, open_door
 
@@ -224,10 +224,46 @@ async def test_a_kept_session_that_is_cut_off_while_they_come_has_the_rest_when_
     await reader.lost()
     reader = await door.connect("r", clean=False, present=True)
     await reader.subscribe("a/#", retain_handling=1)
-    came = [await reader.take() for _ in range(5)]
-    assert {packet.payload for packet in came if packet.retain} == {b"a/1", b"a/2", b"b/1"}
+    came = [await reader.take() for _ in range(4)]
+    assert sorted(packet.payload for packet in came if packet.retain) == [b"a/1", b"a/2", b"b/1"]
     assert [packet.payload for packet in came if not packet.retain] == [b""]
     await reader.nothing()
+
+
+async def test_those_in_flight_come_again_as_the_client_takes_them(door: Door) -> None:
+    writer = await door.connect("w")
+    for name in ("a/1", "a/2", "a/3"):
+        await writer.publish(name, name, 2, retain=True)
+    reader = await door.connect("r", expiry=60, receive_maximum=3)
+    await reader.subscribe("a/#", qos=2)
+    first = [await reader.hear(Publish) for _ in range(3)]
+    await reader.lost()
+    reader = await door.connect("r", clean=False, present=True, expiry=60, receive_maximum=1)
+    await writer.publish("a/4", "live", 2)
+    for sent in first:
+        again = await reader.hear(Publish)
+        assert again == sent._replace(dup=True)
+        await reader.nothing()
+        await reader.answer(again)
+    assert (await reader.take()).payload == b"live"
+
+
+async def test_an_identifier_of_qos_2_that_is_in_flight_at_a_crash_is_released(door: Door) -> None:
+    """The client may have it, and would take a later message under it for a repetition."""
+    writer = await door.connect("w")
+    await writer.publish("a", "kept", 2, retain=True)
+    reader = await door.connect("r", expiry=60)
+    await reader.subscribe("a", qos=2)
+    sent = await reader.hear(Publish)
+    await door.crash()
+    reader = await door.connect("r", clean=False, present=True, expiry=60)
+    release = await reader.hear(Ack)
+    assert (release.kind, release.packet_ids) == (Kind.PUBREL, (sent.packet_id,))
+    reader.write(Ack(Kind.PUBCOMP, release.packet_ids))
+    await reader.ping()
+    await reader.lost()
+    reader = await door.connect("r", clean=False, present=True)
+    await reader.nothing(Ack)
 
 
 async def test_others_have_their_turn_while_much_is_sent(tmp_path: Path) -> None:

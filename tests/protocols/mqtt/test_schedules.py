@@ -1,6 +1,6 @@
 """A kept session by random schedules: its client comes, goes, is taken over and answers in any order, and the broker
 crashes. What a receiver may expect holds all the same: QoS 1 at least once, QoS 2 once, never more in flight than it
-takes, and nothing is stuck in the end."""
+takes, and nothing is stuck in the end. Retained messages come with each subscription, beside all else."""
 
 import asyncio
 from collections import Counter
@@ -33,6 +33,12 @@ class Receiver:
         self.unreleased: set[int] = set()
         self.seen: Counter[int] = Counter()
         self.refused: set[int] = set()
+        self.retained: dict[str, int] = {}
+        """Topic to the number of the message that the broker retains."""
+        self.told: set[int] = set()
+        """Those that came as retained."""
+        self.asked: Counter[int] = Counter()
+        """How often a message was retained when the client subscribed."""
         self.inbox: list[Packet] = []
 
     async def connect(self) -> None:
@@ -44,8 +50,13 @@ class Receiver:
 
     async def begin(self) -> None:
         await self.connect()
-        assert self.client is not None
-        await self.client.subscribe("t/#", qos=2)
+        await self.subscribe()
+
+    async def subscribe(self) -> None:
+        """Also to what it is subscribed to."""
+        if self.client is not None:
+            self.asked.update(self.retained.values())
+            await self.client.subscribe("t/#", qos=2)
 
     async def lose(self) -> None:
         if self.client is not None:
@@ -73,6 +84,8 @@ class Receiver:
             if isinstance(packet, Publish) and packet.qos:
                 self.open.add(packet.packet_id)
                 assert len(self.open) <= self.window
+                if packet.retain:
+                    self.told.add(int(packet.payload))
         self.inbox += came
 
     async def answer(self) -> None:
@@ -123,9 +136,12 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
         async def publish() -> None:
             publisher = await door.connect()
             for _ in range(chance.randint(1, 8)):
-                number, qos = len(published), chance.choice((1, 2))
-                assert await publisher.publish(f"t/{number % 3}", str(number), qos) is Reason.SUCCESS
+                number, qos, retain = len(published), chance.choice((1, 2)), chance.random() < 0.2
+                topic = f"t/{number % 3}"
+                assert await publisher.publish(topic, str(number), qos, retain=retain) is Reason.SUCCESS
                 published[number] = qos
+                if retain:
+                    receiver.retained[topic] = number
             await publisher.leave()
 
         async def crash() -> None:
@@ -136,6 +152,7 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
             (6, publish),
             (8, receiver.hear),
             (12, receiver.answer),
+            (2, receiver.subscribe),
             (3, receiver.connect),
             (2, receiver.lose),
             (1, receiver.leave),
@@ -145,8 +162,10 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
         for deed in chance.choices(deeds, weights, k=STEPS):
             await deed()
         await receiver.connect()
+        receiver.told.clear()
+        await receiver.subscribe()
         async with asyncio.timeout(4 * PATIENCE):
-            while outstanding(door) or receiver.inbox:
+            while outstanding(door) or receiver.inbox or not receiver.told >= set(receiver.retained.values()):
                 await receiver.hear()
                 while receiver.inbox:
                     await receiver.answer()
@@ -154,5 +173,5 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
             if number not in receiver.refused:
                 assert receiver.seen[number] >= 1, (number, qos)
             if qos == 2:
-                assert receiver.seen[number] <= 1, (number, qos)
+                assert receiver.seen[number] <= 1 + receiver.asked[number], (number, qos)
         assert set(receiver.seen) <= set(published)

@@ -76,7 +76,7 @@ class Step(Generic[T]):
     settled: QoS 1, the receiver has them [MQTT-4.3.2-3].
     refused: it will not have them, and they are not sent again [MQTT-4.4.0-2].
     released: QoS 2, it has them: settle them, commit that, then send PUBREL for these identifiers
-      [MQTT-4.3.3-4, 4.3.3-6]. A message may be here again when the receiver repeats itself.
+      [MQTT-4.3.3-4, 4.3.3-6]. One that the receiver repeats itself about is here again, without its message.
     finished: identifiers of QoS 2 that are free again and need no longer be remembered.
     unknown: identifiers to send PUBREL 0x92 for.
     fault: then the connection ends, after what came before it was done.
@@ -84,7 +84,7 @@ class Step(Generic[T]):
 
     settled: list[T] = field(default_factory=list)
     refused: list[T] = field(default_factory=list)
-    released: list[tuple[int, T]] = field(default_factory=list)
+    released: list[tuple[int, T | None]] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     fault: MqttError | None = None
@@ -132,6 +132,10 @@ class Outbound(Generic[T]):
         sent[packet_id] = (Sent.QOS_1 if qos == 1 else Sent.QOS_2, token)
         return packet_id
 
+    def waits(self, packet_id: int) -> bool:
+        """Is it of the last connection, and neither sent on this one nor answered?"""
+        return packet_id in self._later
+
     def send_again(self, packet_id: int) -> bool:
         """What the last connection left is sent on this one; False where there is no room for it yet."""
         if packet_id in self._later:
@@ -166,10 +170,17 @@ class Outbound(Generic[T]):
             elif do is Do.REFUSE:
                 step.refused.append(token)
             elif do is Do.RELEASE:
-                step.released.append((packet_id, token))
+                step.released.append((packet_id, None if entry[0] is Sent.RELEASED else token))
             else:
                 step.finished.append(packet_id)
         return step
+
+    def release(self, packet_ids: Iterable[int]) -> None:
+        """These are not sent again, but the receiver may have them, of QoS 2: PUBREL is left, lest it take a later
+        message of the same identifier for a repetition."""
+        for packet_id in packet_ids:
+            self._sent[packet_id] = (Sent.RELEASED, self._sent[packet_id][1])
+            self._later.discard(packet_id)
 
     def forget(self, packet_ids: Iterable[int]) -> None:
         """These are free: what they stand for is not sent again."""
