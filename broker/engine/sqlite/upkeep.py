@@ -181,15 +181,16 @@ class Upkeep:
         await self._look()
 
     async def _look(self) -> None:
-        sql = "SELECT min(due), count(*) FROM schedule"
+        # Apart, the one is a look at the index's first entry; together they are a walk over all of it.
+        sql = "SELECT (SELECT min(due) FROM schedule), (SELECT count(*) FROM schedule)"
         found = await self._engine.connection.run(lambda db: db.execute(sql).fetchone())
         self._next_due, self.scheduled_count = found
 
     async def waiting(self, limit: int) -> list[Waiting]:
         """Soonest first."""
         sql = "SELECT id, due, topic FROM schedule ORDER BY due LIMIT ?"
-        rows = await self._engine.connection.run(lambda db: db.execute(sql, (limit,)).fetchall())
-        return [Waiting(*row) for row in rows]
+        rows = await self._engine.reader.run(lambda db: db.execute(sql, (limit,)).fetchall())
+        return [Waiting(id_.decode(), due, topic.decode()) for id_, due, topic in rows]
 
     async def cancel(self, schedule_id: str, concerns: Callable[[str], bool]) -> bool:
         """True when it waited; its id is free again, so that it can be scheduled anew."""
