@@ -294,7 +294,7 @@ class Catalog:
             blocked=queue.blocked,
             consumers=len(queue.members),
             oldest_at=self._engine.replay.about(int(queue.outstanding[0])) if queue.outstanding else None,
-            dead_letters=self._engine.log.total_of(f"$dead/{name}").messages,
+            dead_letters=self._dead_letters(name),
             acked=counters.acked,
             retried=counters.retried,
             dead=counters.dead,
@@ -302,6 +302,10 @@ class Catalog:
             dropped=counters.dropped,
             leases_expired=counters.leases_expired,
         )
+
+    def _dead_letters(self, name: str) -> int:
+        log = self._engine.log
+        return log.total_of(log.numbers.get(f"$dead/{name}", 0)).messages
 
     async def pause(self, name: str, paused: bool) -> None:
         """Stop or resume handing out."""

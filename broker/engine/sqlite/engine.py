@@ -419,7 +419,8 @@ class SqliteEngine:
     def topics(self, names: Iterable[str] | None = None) -> list[TopicInfo]:
         """The same with their sums."""
         wanted = self.topic_names() if names is None else names
-        found = [(name, self.log.total_of(name)) for name in sorted(wanted)]
+        numbers = self.log.numbers
+        found = [(name, self.log.total_of(numbers.get(name, 0))) for name in sorted(wanted)]
         return [TopicInfo(name, total.messages, total.bytes) for name, total in found if total.messages]
 
     def stats(self) -> Stats:

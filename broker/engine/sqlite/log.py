@@ -332,24 +332,13 @@ class Log:
             found = self.open[page] = Directory(page)
         return found
 
-    def totals(self) -> dict[int, Totals]:
-        """Messages and bytes of every topic that are in the log."""
-        found = {number: Totals(total.messages, total.bytes) for number, total in self.sealed_totals.items()}
-        for directory in self.open.values():
-            for number in directory:
-                total = found.setdefault(number, Totals())
-                total.messages += directory.count(number)
-                total.bytes += directory.size(number)
-        return found
-
     def topics(self) -> set[int]:
         """The numbers of the topics that have messages in the log."""
         sealed = {number for number, total in self.sealed_totals.items() if total.messages}
         return sealed.union(*self.open.values())
 
-    def total_of(self, topic: str) -> Totals:
+    def total_of(self, number: int) -> Totals:
         """Messages and bytes of one topic that are in the log."""
-        number = self.numbers.get(topic, 0)
         sealed = self.sealed_totals.get(number, Totals())
         total = Totals(sealed.messages, sealed.bytes)
         for directory in self.open.values():

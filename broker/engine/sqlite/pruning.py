@@ -6,7 +6,7 @@ is surplus there `core.retention` decides; here it is looked for and deleted. Fl
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +33,8 @@ STEP_SECONDS = 1.0
 """After which a step ends, so that the disk is looked at and checkpoints are made."""
 MAX_TOPICS = 256
 """Topics that are looked at together."""
+PLANNED = 2_000
+"""Topics whose sums are looked at in one go."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class Pruning:
         if self._read is not self._engine.policies:  # they were changed while running
             self._begin_anew()
         if self._found is None and not self._round:
-            self._round.extend(self._plan())
+            self._round.extend(await self._plan())
         removed, until = 0, self._engine.monotonic() + STEP_SECONDS
         while self._found is not None or self._round:
             if self._found is None:
@@ -105,28 +107,34 @@ class Pruning:
         self._round.clear()
         self._ageless.clear()
 
-    def _plan(self) -> Iterator[Callable[[], Awaitable[Found]]]:
+    async def _plan(self) -> list[Callable[[], Awaitable[Found]]]:
         """Where surplus may be."""
         log = self._engine.log
-        totals = log.totals()
-        ages = {p.retention.age for p in map(self._policy, totals) if p.retention.age is not None}
+        ages: set[int] = set()
+        over: list[int] = []
+        for count, number in enumerate(sorted(log.topics()), 1):
+            age = self._policy(number).retention.age
+            if age is not None:
+                ages.add(age)
+            if self._over(number):
+                over.append(number)
+            if count % PLANNED == 0:
+                await asyncio.sleep(0)
         youngest = self._engine.wall_ms() - min(ages, default=0)
+        places: list[Callable[[], Awaitable[Found]]] = []
         for page in log.all_pages() if ages else ():
             first_at = log.open[page].first_at if page in log.open else log.pages[page].first_at
             if first_at < youngest and page not in self._ageless:
-                yield partial(self._aged, page)
-        over = sorted(number for number, total in totals.items() if self._over(number, total.messages, total.bytes))
-        for at in range(0, len(over), MAX_TOPICS):
-            yield partial(self._surplus, over[at : at + MAX_TOPICS])
+                places.append(partial(self._aged, page))
+        parts = [over[at : at + MAX_TOPICS] for at in range(0, len(over), MAX_TOPICS)]
+        return [*places, *(partial(self._surplus, part) for part in parts)]
 
-    def _over(self, number: int, messages: int, size: int) -> bool:
-        keep = self._policy(number).retention
-        if not messages:
-            return False
+    def _over(self, number: int) -> bool:
+        keep, total = self._policy(number).retention, self._engine.log.total_of(number)
         return bool(
-            (keep.bytes is not None and size > keep.bytes)
-            or (keep.count is not None and messages > keep.count)
-            or (keep.latest and self._compacted.get(number) != messages)
+            (keep.bytes is not None and total.bytes > keep.bytes)
+            or (keep.count is not None and total.messages > keep.count)
+            or (keep.latest and self._compacted.get(number) != total.messages)
         )
 
     async def _aged(self, page: int) -> Found:

@@ -53,7 +53,13 @@ class Replay:
     def lost(self, filters: Sequence[str], position: int) -> bool:
         """Has retention removed something that these filters would have read after this position?"""
         log = self._engine.log
-        wanted = self._engine.matchers.of(filters)
+        wild = [text for text in filters if "+" in text or "#" in text]
+        names = (text for text in filters if "+" not in text and "#" not in text)
+        if any(log.pruned_to.get(log.numbers.get(name, 0), 0) > position for name in names):
+            return True
+        if not wild:
+            return False  # else all topics are looked at, of which there may be many
+        wanted = self._engine.matchers.of(wild)
         return any(gone > position and wanted[log.numbers.names[n]] for n, gone in log.pruned_to.items())
 
     def _pruned_since(self, filters: Sequence[str], at: int) -> bool:
