@@ -236,7 +236,13 @@ class DoorConnection(asyncio.Protocol, ABC):
             return
         if words:
             self.transport.write(words)
-        if words and self._half_closed():
+            self.linger()
+        else:
+            self.transport.close()
+
+    def linger(self) -> None:
+        """The same when they were written already."""
+        if self._half_closed():
             if self.held:
                 self.transport.resume_reading()
             self._linger = self.server.loop.call_later(LINGER, self.transport.abort)

@@ -110,8 +110,18 @@ class Connection(DoorConnection):
     # Shell
 
     def close(self) -> None:
-        """Send what was written, then close."""
-        self.transport.close()
+        """Send what was written, then close; so that it can be read when it says why."""
+        if self.session.error is None or not self._admitted or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.linger()
+
+    def after_requests(self, call: Callable[[], object]) -> None:
+        """When those at work are answered."""
+        if self._tasks:
+            asyncio.gather(*self._tasks, return_exceptions=True).add_done_callback(lambda _: call())
+        else:
+            call()
 
     def identify(self, credentials: Credentials | None) -> Identity | None:
         """By credentials, certificate or place; a password takes a task."""

@@ -49,6 +49,9 @@ class Shell(Protocol):
     def request(self, number: int, verb: str, arguments: Any) -> None:
         """Run a request that takes time; it answers by itself."""
 
+    def after_requests(self, call: Callable[[], object]) -> None:
+        """Call when those that are running have answered."""
+
     def soon(self, call: Callable[[], object]) -> None:
         """Call after the current step of the loop."""
 
@@ -375,7 +378,7 @@ class Session:
         self.shell.request(number, verb, arguments or {})
 
     def _goodbye(self, _: Frame) -> None:
-        self.intake.after(lambda _: self.close())
+        self.intake.after(lambda _: self.shell.after_requests(self.close))
 
 
 def _credentials(info: dict[str, Any]) -> Credentials | None:

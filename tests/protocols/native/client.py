@@ -59,6 +59,9 @@ class Wire:
 
     def request(self, number: int, verb: str, arguments: Any) -> None: ...
 
+    def after_requests(self, call: Callable[[], object]) -> None:
+        call()
+
     def soon(self, call: Callable[[], object]) -> None:
         self.calls.append(call)
 

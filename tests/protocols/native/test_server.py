@@ -40,6 +40,13 @@ class Peer:
     def say(self, *frames: Any) -> None:
         self._writer.write(b"".join(map(wire.encode, frames)))
 
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def sent(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self._writer.drain()
+
     async def hear(self) -> Any:
         async with asyncio.timeout(PATIENCE):
             size = int.from_bytes(await self._reader.readexactly(4), "big")
@@ -159,7 +166,8 @@ async def test_a_dismissed_connection_is_told_why_and_costs_no_delivery(tmp_path
         assert server.admission.dismiss(lambda c: c.id == known.id, BrokerError(Code.FORBIDDEN, "revoked")) == 1
         assert await peer.hear() == [wire.ERROR, None, "forbidden", "Not allowed; ask for a grant. revoked"]
         assert await peer.end() == b""
-        assert not server.admission
+        peer.close()
+        await until(lambda: not len(server.admission))
         (row,) = await (worker := world.attach("q")).take(1)
         assert worker.attempts_of(row[0]) == (0, 0)
 
@@ -211,3 +219,27 @@ async def test_a_line_of_the_access_log_per_connection(tmp_path: Path, caplog: p
     )
     assert (bad["levelname"], bad["code"], bad["error"]) == ("WARNING", "not_greeted", "no HELLO in time")
     assert bad["address"].startswith("127.0.0.1:")
+
+
+async def test_goodbye_waits_for_the_requests_before_it(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "data", make) as world, door(world) as (_, peer):
+        put = [wire.REQUEST, 1, "subscription.put", {"name": "q", "kind": "queue", "topics": ["a"]}]
+        peer.say([wire.HELLO, 1, {}], put, [wire.GOODBYE])
+        assert (await peer.hear())[0] == wire.WELCOME
+        assert await peer.hear() == [wire.REPLY, 1, {"created": True}]
+        assert await peer.end() == b""
+
+
+async def test_a_client_that_sends_much_behind_its_fault_can_read_what_it_was(tmp_path: Path) -> None:
+    """A socket that is closed over unread bytes is reset, which breaks off the client's sending."""
+    async with open_world(tmp_path / "data", make) as world, door(world) as (server, peer):
+        peer.say([wire.HELLO, 1, {}])
+        await peer.hear()
+        peer.send((1 << 31).to_bytes(4, "big"))
+        for _ in range(200):
+            peer.send(bytes(64 << 10))
+            await peer.sent()
+        assert (await peer.hear())[2] == Code.FRAME_TOO_LARGE.value
+        assert await peer.end() == b""
+        peer.close()
+        await until(lambda: not server.connections)
