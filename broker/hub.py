@@ -109,9 +109,7 @@ class Hub(Administration):
         if type(message.body) is not bytes:
             raise BrokerError(Code.BAD_MESSAGE, "the body must be bytes")
         if len(message.body) > self.limits.max_body:
-            raise BrokerError(
-                Code.MESSAGE_TOO_LARGE, f"it is {len(message.body)} bytes, the limit is {self.limits.max_body}"
-            )
+            raise self.limits.body_too_large(len(message.body))
         if not message.options:
             return (topic, None, message.body)
         return self.draft_with(topic, message.body, message.options)

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broker.core.errors import BrokerError, Code
+
 
 class Limits(BaseModel):
     """`[limits]` of the configuration; sizes in bytes.
@@ -37,3 +39,8 @@ class Limits(BaseModel):
     retained_bytes_per_principal: int = Field(48 << 20, ge=0)
     publish_messages_per_second: int = Field(0, ge=0)
     publish_bytes_per_second: int = Field(0, ge=0)
+
+    def body_too_large(self, size: int) -> BrokerError:
+        """The refusal of a body of `size` bytes."""
+        text = f"it is {size} bytes, the limit is {self.max_body} bytes (limits.max_body)"
+        return BrokerError(Code.MESSAGE_TOO_LARGE, text)

@@ -198,7 +198,7 @@ LONG = "x" * 300
 @pytest.mark.parametrize(
     ("message", "code", "mend"),
     [
-        (["work/1", bytes((1 << 20) + 1)], "message_too_large", "the limit is 1048576"),
+        (["work/1", bytes((1 << 20) + 1)], "message_too_large", "the limit is 1048576 bytes (limits.max_body)"),
         (["work/1", "text"], "bad_message", "must be bin"),
         (["work/1", None], "bad_message", "must be bin"),
         (["work/1", 5], "bad_message", "must be bin"),

@@ -92,7 +92,7 @@ TOO_LONG = (1 << 20) + 1
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "mend"),
     [
-        ("POST", MESSAGES, bytes(TOO_LONG), 413, "message_too_large", "the limit is 1048576"),
+        ("POST", MESSAGES, bytes(TOO_LONG), 413, "message_too_large", "the limit is 1048576 bytes (limits.max_body)"),
         ("POST", "/v1/topics/work/+/messages", b"", 400, "bad_topic", "no '+', '#'"),
         ("POST", "/v1/topics/work%2F%23/messages", b"", 400, "bad_topic", "no '+', '#'"),
         ("POST", "/v1/topics/work%00/messages", b"", 400, "bad_topic", "NUL"),

@@ -110,7 +110,7 @@ class Inbound:
             raise BrokerError(Code.BAD_TOPIC, f"{message.topic!r} is none of this bridge's topics")
         topic = hub.check_publish(BROKER, way[0])
         if len(body) > hub.limits.max_body:
-            raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {hub.limits.max_body}")
+            raise hub.limits.body_too_large(len(body))
         said = read(message)
         if not self.passport.enters(said):
             self.returned += 1

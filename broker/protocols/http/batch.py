@@ -13,6 +13,7 @@ from broker.protocols.http.draft import outgoing
 from broker.protocols.http.models import Item, Receipts
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
 from broker.protocols.http.parameters import (
+    Bound,
     idempotency_key,
     media_type,
     read_body,
@@ -64,7 +65,7 @@ class BatchRoutes:
         connection, principal, limits = connection_of(request), principal_of(request), self._hub.limits
         without_options(request.headers)
         self._hub.check_room(principal, connection, request.content_length or 0)
-        body = await read_body(request, limits.max_frame)
+        body = await read_body(request, Bound(limits.max_frame, "limits.max_frame"))
         connection.arrived()
         items = _items(media_type(request), body)
         if not 0 < len(items) <= limits.max_batch:

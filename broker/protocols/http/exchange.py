@@ -19,7 +19,7 @@ from broker.observe.origin import ORIGIN
 from broker.protocols.http.access import GONE, Origins, RequestLog
 from broker.protocols.http.authorization import Authorization
 from broker.protocols.http.connection import Connection
-from broker.protocols.http.parameters import too_large
+from broker.protocols.http.parameters import Bound, too_large
 from broker.protocols.http.problem import raw_problem
 from broker.protocols.http.reply import END, JSON, written
 from broker.protocols.http.router import Route, Router
@@ -52,10 +52,10 @@ class Exchange:
         self._log = log
         self._over = False
 
-    def body(self, limit: int) -> bytes:
+    def body(self, limit: Bound) -> bytes:
         """All of it. Raises MESSAGE_TOO_LARGE."""
         body = self._payload.read_nowait()
-        if len(body) > limit:
+        if len(body) > limit.size:
             raise too_large(limit, len(body))
         return body
 

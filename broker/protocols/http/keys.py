@@ -21,7 +21,7 @@ from broker.protocols.http.operation import (
     path_part,
 )
 from broker.protocols.http.paging import page
-from broker.protocols.http.parameters import read_body
+from broker.protocols.http.parameters import Bound, read_body
 from broker.protocols.http.representation import answer
 from broker.protocols.http.router import Route
 
@@ -83,7 +83,7 @@ class KeyRoutes:
 
     async def put(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """Answers 200 with the new revision after the commit."""
-        value = await read_body(request, self._hub.limits.max_body)
+        value = await read_body(request, Bound(self._hub.limits.max_body, "limits.max_body"))
         revision = await self._write(request, Set(key, value, _expected(request)))
         response = answer({"key": key, "revision": revision})
         response.headers["ETag"] = f'"{revision}"'

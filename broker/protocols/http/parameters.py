@@ -7,7 +7,7 @@ URL decoding mangles topic filters (`+` becomes a space, what follows `#` is nev
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiohttp import ClientPayloadError, hdrs, web
 from pydantic import ValidationError
@@ -25,7 +25,19 @@ from broker.protocols.http.representation import value_of
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-MAX_JSON = 4 << 20
+
+class Bound(NamedTuple):
+    """How long a body may be."""
+
+    size: int
+    setting: str = ""
+    """The line of the configuration that says so; none for what is fixed."""
+
+    def __str__(self) -> str:
+        return f"{self.size} bytes" + (f" ({self.setting})" if self.setting else "")
+
+
+MAX_JSON = Bound(4 << 20)
 """Bytes of a request body that is a command rather than a message."""
 MAX_PARTS = 1_000
 """Pieces in which a body is kept while it arrives; one that comes byte by byte would take forty times its size."""
@@ -39,15 +51,15 @@ _OF_THE_REQUEST = frozenset(("host", "content-length", "user-agent", "accept", "
 # Bodies
 
 
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+async def read_body(request: web.BaseRequest, limit: Bound) -> bytes:
     """The whole body, unpacked when Content-Encoding says so. Raises MESSAGE_TOO_LARGE before reading what announces
     itself as too long, and of any other as soon as it is; BAD_REQUEST when the encoding is broken; ConnectionError."""
     content = request.content
     length = request.content_length
-    if length is not None and length > limit:
+    if length is not None and length > limit.size:
         raise too_large(limit, length)
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
-    unpacker = None if coding == "identity" else Unpacker(coding, limit)
+    unpacker = None if coding == "identity" else Unpacker(coding, limit.size)
     try:
         if content.is_eof():
             body = content.read_nowait()
@@ -57,14 +69,14 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
             body = await _rest(request, limit, unpacker)
     except (web.RequestPayloadError, ClientPayloadError) as error:
         raise BrokerError(Code.BAD_REQUEST, f"the body cannot be read: {error}") from None
-    if len(body) > limit:
+    if len(body) > limit.size:
         raise too_large(limit)
     if unpacker is not None:
         unpacker.end()
     return body
 
 
-async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None) -> bytes:
+async def _rest(request: web.BaseRequest, limit: Bound, unpacker: Unpacker | None) -> bytes:
     """A body that is still on its way."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -73,7 +85,7 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
     try:
         while part := await request.content.readany():
             came += len(part)
-            if came > limit:  # packed, too: what unpacks to nothing would never end
+            if came > limit.size:  # packed, too: what unpacks to nothing would never end
                 raise too_large(limit)
             if unpacker is not None:
                 async with connection.unpacking:
@@ -81,7 +93,7 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
                     connection.unpacked(size + len(part))
                     await asyncio.sleep(0)
             size += len(part)
-            if size > limit:
+            if size > limit.size:
                 raise too_large(limit)
             parts.append(part)
             if len(parts) > MAX_PARTS:
@@ -95,10 +107,10 @@ async def _rest(request: web.BaseRequest, limit: int, unpacker: Unpacker | None)
         parts, part = [], b""
 
 
-def too_large(limit: int, size: int | None = None) -> BrokerError:
+def too_large(limit: Bound, size: int | None = None) -> BrokerError:
     """The refusal of a body that is; `size` when it is known."""
     known = f"it is {size} bytes, the limit is {limit}"
-    return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit} bytes" if size is None else known)
+    return BrokerError(Code.MESSAGE_TOO_LARGE, f"it is over the limit of {limit}" if size is None else known)
 
 
 async def read_json(request: web.BaseRequest) -> Any:

@@ -66,6 +66,7 @@ class PublishRoutes:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._one = parameters.Bound(hub.limits.max_body, "limits.max_body")
 
     def routes(self) -> list[Route]:
         """What this module serves."""
@@ -101,15 +102,15 @@ class PublishRoutes:
         with connection:
             return Reply(told(await self._hub.committed(unit)), 201)
 
-    def _limit(self, options: Mapping[str, Any]) -> int:
+    def _limit(self, options: Mapping[str, Any]) -> parameters.Bound:
         """Bytes of a body. Raises BAD_MESSAGE for events in a format that is not read."""
         kind, limits = _events(options), self._hub.limits
         if kind == "":
-            return limits.max_body
+            return self._one
         if kind == BATCH_KIND:
-            return limits.max_frame
+            return parameters.Bound(limits.max_frame, "limits.max_frame")
         if kind == EVENT_KIND:
-            return 2 * limits.max_body
+            return parameters.Bound(2 * limits.max_body, "twice limits.max_body")
         raise BrokerError(Code.BAD_MESSAGE, f"{kind[:100]} is not read here; events are JSON")
 
     def _prepare(

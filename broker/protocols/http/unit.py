@@ -16,7 +16,7 @@ from broker.protocols.http.batch import outgoings
 from broker.protocols.http.draft import unpacked
 from broker.protocols.http.models import Done, KeyWrite, UnitSettle, Work
 from broker.protocols.http.operation import JSON, Answer, Body, Operation, Tag
-from broker.protocols.http.parameters import read_body, refusal_of, trace_of, without_options
+from broker.protocols.http.parameters import Bound, read_body, refusal_of, trace_of, without_options
 from broker.protocols.http.receipt import Receipt, Receipts
 from broker.protocols.http.receiver import Receivers
 from broker.protocols.http.reply import Reply
@@ -60,7 +60,7 @@ class UnitRoutes:
         connection, principal, limits = connection_of(request), principal_of(request), self._hub.limits
         without_options(request.headers, "idempotency-key")
         self._hub.check_room(principal, connection, request.content_length or 0)
-        body = await read_body(request, limits.max_frame)
+        body = await read_body(request, Bound(limits.max_frame, "limits.max_frame"))
         connection.arrived()
         try:
             work = _WORK(body)

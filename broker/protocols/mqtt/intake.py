@@ -10,7 +10,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import BrokerError
 from broker.core.message import Draft
 from broker.core.mqtt import BY_QOS, packed
 from broker.engine.base import Receipt, Set, Unit
@@ -100,7 +100,7 @@ class Intake:
 
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > self._max_body:
-            raise BrokerError(Code.MESSAGE_TOO_LARGE, f"it is {len(payload)} bytes, the limit is {self._max_body}")
+            raise self._hub.limits.body_too_large(len(payload))
 
     def _described(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties) -> Draft:
         session = self._session

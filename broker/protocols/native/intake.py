@@ -133,9 +133,7 @@ class Intake:
         if type(body) is not bytes:
             raise BrokerError(Code.BAD_MESSAGE, "the body must be bin")
         if len(body) > self._hub.limits.max_body:
-            raise BrokerError(
-                Code.MESSAGE_TOO_LARGE, f"it is {len(body)} bytes, the limit is {self._hub.limits.max_body}"
-            )
+            raise self._hub.limits.body_too_large(len(body))
         if options is None:
             return (topic, None, body)
         if type(options) is not dict:
