@@ -1,6 +1,7 @@
 """The crossing to the thread of a connection: every commit takes it."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -51,3 +52,23 @@ async def test_it_makes_no_task(connection: Connection) -> None:
     asyncio.get_running_loop().call_soon(lambda: tasks.append(len(asyncio.all_tasks())))
     await connection.run(lambda db: db.execute("SELECT 1").fetchone())
     assert tasks == [1]
+
+
+async def test_the_file_is_for_its_user_alone_unless_somebody_said_otherwise(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        opened = await open_writer(tmp_path / "postroom.db", 1 << 20)
+        await opened.run(lambda db: db.execute("INSERT INTO kv VALUES ('k', x'01', 1)"))
+        rights = _rights(tmp_path)
+        await opened.close()
+        (tmp_path / "postroom.db").chmod(0o640)
+        opened = await open_writer(tmp_path / "postroom.db", 1 << 20)
+        await opened.close()
+    finally:
+        os.umask(before)
+    assert rights == dict.fromkeys(["postroom.db", "postroom.db-wal", "postroom.db-shm"], 0o600)
+    assert _rights(tmp_path)["postroom.db"] == 0o640
+
+
+def _rights(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}

@@ -5,7 +5,7 @@ A whole function crosses, not a statement: a hop costs more than the statements 
 
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +49,7 @@ class Connection(aiosqlite.Connection):
 
 async def open_writer(path: Path, page_cache: int) -> Connection:
     """The one connection that writes and checkpoints. Raises BrokerError(STORAGE_FAILED) with the mend."""
+    _make(path)
     connection = Connection(lambda: _connect(f"file:{_quoted(path)}"), iter_chunk_size=64)
     try:
         await connection
@@ -78,6 +79,13 @@ async def open_reader(path: Path) -> Connection:
         await connection.close()
         raise
     return connection
+
+
+def _make(path: Path) -> None:
+    """The file for this user alone, and so those that SQLite puts beside it, whoever may look into the folder. One that
+    is there keeps its rights; what cannot be made SQLite says better."""
+    with suppress(OSError):
+        path.touch(mode=0o600)
 
 
 def _quoted(path: Path) -> str:
