@@ -24,7 +24,7 @@ from broker.auth.options import AuthOptions
 from broker.auth.principal import BROKER, LOCAL
 from broker.config import Config, ConfigError, load_config
 from broker.config.change import change
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.core.spec import spec_values
 from broker.core.subscription import Spec
 from broker.doors import Doors
@@ -133,7 +133,7 @@ class Daemon:
         except BaseException as error:
             await self._stack.aclose()
             if isinstance(error, (FolderError, ListenError, ActivationError, BrokerError, OSError, sqlite3.Error)):
-                raise StartError(error.text if isinstance(error, BrokerError) else str(error)) from error
+                raise StartError(_reason(error)) from error
             raise
         self._announce()
 
@@ -370,6 +370,13 @@ class Daemon:
         )
         more = {"changed": step.changed, "needs_restart": waits}
         self.hub.record(BROKER, "config.reload", str(new.source or ""), more=more)
+
+
+def _reason(error: Exception) -> str:
+    """Why it cannot start. Of a file that cannot be used the detail says all: nothing was confirmed yet, or refused."""
+    if not isinstance(error, BrokerError):
+        return str(error)
+    return error.detail if error.code is Code.STORAGE_FAILED else error.text
 
 
 def configure_logs(config: Config) -> None:

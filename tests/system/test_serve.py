@@ -84,6 +84,28 @@ def test_a_taken_port_is_refused_with_the_mend(tmp_path: Path) -> None:
             assert f"http: cannot listen on 127.0.0.1:{taken}: the port is taken" in served.log[-1]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no database" * 1000, "file is not a database; it is no database of Postroom's: name another data folder"),
+        (b"SQLite format 3\0" + bytes(4080), "name another data folder"),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_refused_with_the_mend_alone(tmp_path: Path, content: bytes, said: str) -> None:
+    """Nothing was written, so that nothing is said of a disk that refused to."""
+    with Served(tmp_path) as served:
+        served.ready()
+        file = next(served.config.parent.rglob("postroom.db"))
+        served.signal(signal.SIGTERM)
+        assert served.ended() == 0
+    file.write_bytes(content)
+    with Served(tmp_path) as served:
+        assert served.ended() == 1
+        assert served.log[-1].startswith(f"postroom: {file}")
+        assert said in served.log[-1]
+    assert file.read_bytes() == content
+
+
 def test_sighup_takes_up_the_file(tmp_path: Path) -> None:
     with Served(tmp_path) as served:
         served.ready()
