@@ -94,6 +94,8 @@ def _credentials(tmp_path: Path) -> Path:
     [
         ("[limits]\nmax_bodi = 5", "limits.max_bodi: unknown key; did you mean max_body?"),
         ("[nativ]\nport = 5", "nativ: unknown key; did you mean native?"),
+        ("[mqtt]\nmax_body = 5", "mqtt.max_body: unknown key here; it stands in [limits]"),
+        ("[limits]\nport = 5", "limits.port: unknown key here; it stands in [native] and in [http] and in [mqtt]"),
         ("[log]\nzzz = 5", "log.zzz: unknown key; there are access, format, level"),
         ("[native]\nport = 70000", "native.port: must be less than or equal to 65535, not 70000"),
         ('[native]\nport = "high"', "native.port: must be a valid integer"),

@@ -57,7 +57,7 @@ def problems_of(model: type[BaseModel], error: ValidationError, secrets: Collect
 def _text(model: type[BaseModel], item: ErrorDetails, secrets: Collection[str]) -> str:
     *above, last = item["loc"] or ("",)
     if item["type"] == "extra_forbidden":
-        return _unknown(str(last), sorted(_keys_at(model, above)))
+        return _unknown(str(last), sorted(_keys_at(model, above)), _homes(model, str(last)))
     if item["type"] == "missing":
         return "is missing; set it"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -68,9 +68,17 @@ def _text(model: type[BaseModel], item: ErrorDetails, secrets: Collection[str]) 
     return f"{text}, not {given!r}"
 
 
-def _unknown(key: str, known: list[str]) -> str:
+def _unknown(key: str, known: list[str], homes: list[str]) -> str:
+    if homes:
+        return f"unknown key here; it stands in {' and in '.join(homes)}"
     close = difflib.get_close_matches(key, known, n=1)
     return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; there are {', '.join(known)}"
+
+
+def _homes(model: type[BaseModel], key: str) -> list[str]:
+    """The sections that have this very key."""
+    sections = (name for name, field in model.model_fields.items() if field.annotation in _models_in(field.annotation))
+    return [f"[{name}]" for name in sections if key in _keys_at(model, [name])]
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> set[str]:
