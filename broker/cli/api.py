@@ -162,6 +162,11 @@ class Api:
             return _no_tls(self.url, error)
         if isinstance(error, ConnectionRefusedError):
             return UnreachableError(f"No daemon answers at {self.url}.", "postroom serve")
+        if isinstance(error, socket.gaierror):
+            name = self._parts.hostname
+            return UnreachableError(
+                f"The host name {name} cannot be found: {error.strerror}.", "another address in --url"
+            )
         if isinstance(error, TimeoutError):
             return UnreachableError(
                 f"The daemon at {self.url} did not answer within {self.timeout:g} s.", "postroom status"

@@ -76,8 +76,9 @@ def _options(
     token_file: Path | None = typer.Option(
         None, "--token-file", envvar="POSTROOM_TOKEN_FILE", help="A file with a token."
     ),
+    url: str | None = typer.Option(None, "--url", help="The daemon's HTTP address; it may stand behind the verb too."),
 ) -> None:
-    for name, value in (("CA", ca), ("CERT", cert), ("TOKEN", show), ("TOKEN_FILE", token_file)):
+    for name, value in (("CA", ca), ("CERT", cert), ("TOKEN", show), ("TOKEN_FILE", token_file), ("HTTP_URL", url)):
         if value is not None:
             os.environ[f"POSTROOM_{name}"] = str(value)  # where `api` and `credential` look
 

@@ -189,3 +189,8 @@ def test_topic_path(topic: str, path: str) -> None:
 
 def test_name_path() -> None:
     assert name_path("queues", "a/b", "purge") == "/v1/queues/a%2Fb/purge"
+
+
+def test_a_host_that_nobody_knows_is_said_so() -> None:
+    with pytest.raises(UnreachableError, match=r"host name nowhere\.invalid cannot be found"):
+        Api("http://nowhere.invalid:1").get("/livez")

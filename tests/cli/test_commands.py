@@ -56,6 +56,15 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
+def test_the_address_may_stand_before_the_verb_or_behind_it(
+    run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTROOM_HTTP_URL", "http://127.0.0.1:1")
+    assert run("status", "--url", daemon.url)[0] == 0
+    assert run("--url", daemon.url, "status")[0] == 0
+    assert run("--url", daemon.url, "status", "--url", "http://127.0.0.1:1")[0] == 1
+
+
 def test_publish_and_read_back_with_everything_set(run: Run) -> None:
     options = ["--key", "kü", "--id", "one", "-H", "Trace=a=b", "--priority", "7", "--ttl", "1h"]
     code, out, _ = run("pub", "full/a", '{"n": 1}', *options)

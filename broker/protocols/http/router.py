@@ -110,7 +110,9 @@ class Router:
                 end = len(raw_path) - len(after)
                 if end > len(before) and raw_path.endswith(after):
                     return methods, _decoded(raw_path[len(before) : end])
-        raise BrokerError(Code.NOT_FOUND, f"no path {raw_path!r}; the API begins with /v1/topics/TOPIC/messages")
+        raise BrokerError(
+            Code.NOT_FOUND, f"no path {raw_path!r}; the API begins with /v1/topics/TOPIC/messages, /docs shows it"
+        )
 
 
 def _longest_first(item: tuple[str, object]) -> int:
