@@ -19,7 +19,7 @@ from broker.observe.origin import ORIGIN
 from broker.protocols.http.access import GONE, Origins, RequestLog
 from broker.protocols.http.authorization import Authorization
 from broker.protocols.http.connection import Connection
-from broker.protocols.http.parameters import Bound, too_large
+from broker.protocols.http.parameters import CHUNKED, Bound, too_large
 from broker.protocols.http.problem import raw_problem
 from broker.protocols.http.reply import END, JSON, written
 from broker.protocols.http.router import Route, Router
@@ -128,6 +128,8 @@ class Exchanges:
             return None
         headers = message.headers
         if message.version != HttpVersion11 or message.should_close or message.upgrade:
+            return None
+        if message.chunked and headers.get(hdrs.TRANSFER_ENCODING) != CHUNKED:
             return None
         if "?" in message.path or hdrs.EXPECT in headers or hdrs.CONTENT_ENCODING in headers:
             return None

@@ -41,6 +41,8 @@ MAX_JSON = Bound(4 << 20)
 """Bytes of a request body that is a command rather than a message."""
 MAX_PARTS = 1_000
 """Pieces in which a body is kept while it arrives; one that comes byte by byte would take forty times its size."""
+CHUNKED = "chunked"
+"""The one Transfer-Encoding that is read."""
 REQUEST_ID = "postroom-request-id"
 """The header of a request's own id, in small letters; no option of a message."""
 
@@ -58,6 +60,9 @@ async def read_body(request: web.BaseRequest, limit: Bound) -> bytes:
     length = request.content_length
     if length is not None and length > limit.size:
         raise too_large(limit, length)
+    packed = request.headers.get(hdrs.TRANSFER_ENCODING, CHUNKED)
+    if packed.strip().lower() != CHUNKED:  # RFC 9112 §6.1; aiohttp would give it as it came
+        raise BrokerError(Code.BAD_REQUEST, f"Transfer-Encoding {packed[:50]!r}: send chunked alone")
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
     unpacker = None if coding == "identity" else Unpacker(coding, limit.size)
     try:

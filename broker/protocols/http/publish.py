@@ -29,7 +29,10 @@ PATH = "/v1/topics/{topic}/messages"
 TOPIC = path_part("topic", "Levels joined by `/`. To read, it may be a filter.", "orders/created")
 IDEMPOTENCY_KEY = header("Idempotency-Key", "A retry with the same key stores nothing twice.", example='"8e03978e"')
 HEADERS = (
-    header("Postroom-Id", "The same id on the same topic is stored once, for 7 days: makes a retry safe."),
+    header(
+        "Postroom-Id",
+        "The same id on the same topic is stored once, for 7 days, whatever its body: makes a retry safe.",
+    ),
     header("Postroom-Key", "Messages of one key keep their order in an ordered queue.", example="customer-3"),
     header("Postroom-Priority", "9 goes first.", {"type": "integer", "minimum": 0, "maximum": 9}),
     header("Postroom-Delay", "Enter the log only after this time.", DURATION),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,8 @@ async def test_who_goes_before_the_commit_is_counted_as_gone(
     _, writer = await door.connect()
     writer.write(REQUEST)
     await until(lambda: bool(units))
+    connected: socket.socket = writer.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset: it will not read on
     writer.transport.abort()
     await until(lambda: not door.server._admission)
     done(units.pop(), Receipt(7, 1))

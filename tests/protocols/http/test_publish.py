@@ -193,6 +193,16 @@ async def test_a_compressed_body_is_stored_unpacked(door: Door) -> None:
     assert [message["topic"] for message in (await door("GET", "/v1/topics/%23/messages")).json["messages"]] == ["a"]
 
 
+async def test_a_transfer_coding_that_is_not_undone_is_refused(door: Door) -> None:
+    await door.publish("orders/created", b"x")  # the next one may be answered without a task
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    packed = gzip.compress(b"x")
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+    assert b"HTTP/1.1 400 " in await door.bare(f"{head}Transfer-Encoding: gzip, chunked\r\n\r\n".encode() + body)
+    assert b"HTTP/1.1 201 " in await door.bare(f"{head}Transfer-Encoding: Chunked\r\n\r\n".encode() + body)
+    assert b"HTTP/1.1 201 " in await door.bare(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
+
+
 async def test_a_compressed_body_that_unpacks_to_nothing_has_an_end(open_door: DoorFactory) -> None:
     door = await open_door(Limits(max_body=10_000))
     reader, writer = await door.connect()
