@@ -94,6 +94,14 @@ def _credentials(tmp_path: Path) -> Path:
     [
         ("[limits]\nmax_bodi = 5", "limits.max_bodi: unknown key; did you mean max_body?"),
         ("[nativ]\nport = 5", "nativ: unknown key; did you mean native?"),
+        (
+            '[[mqtt_bridge]]\nname = "a"\naddress = "mqtt://b"\ntopics = []',
+            "mqtt_bridge[0].topics: is too short; give at least 1",
+        ),
+        (
+            '[[mqtt_bridge]]\nname = "a"\naddress = "mqtt://b"\ntopics = [{ filter = "a/#" }]',
+            "mqtt_bridge[0].topics[0].direction: is missing; set it",
+        ),
         ("[mqtt]\nmax_body = 5", "mqtt.max_body: unknown key here; it stands in [limits]"),
         ("[limits]\nport = 5", "limits.port: unknown key here; it stands in [native] and in [http] and in [mqtt]"),
         ("[log]\nzzz = 5", "log.zzz: unknown key; there are access, format, level"),

@@ -51,7 +51,15 @@ def key_of(*path: str | int) -> str:
 
 def problems_of(model: type[BaseModel], error: ValidationError, secrets: Collection[str] = ()) -> list[Problem]:
     """Each thing that pydantic found, in our words; values that may be secret are not shown."""
-    return [Problem(key_of(*item["loc"]), _text(model, item, secrets)) for item in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    return [Problem(key_of(*item["loc"]), _text(model, item, secrets)) for item in found if not _follows(item, found)]
+
+
+def _follows(item: ErrorDetails, found: Collection[ErrorDetails]) -> bool:
+    """Is it that a list is too short, whose items were left out because of problems of their own?"""
+    above = item["loc"]
+    inside = (other["loc"] for other in found if other is not item)
+    return item["type"] == "too_short" and any(where[: len(above)] == above for where in inside)
 
 
 def _text(model: type[BaseModel], item: ErrorDetails, secrets: Collection[str]) -> str:
@@ -60,6 +68,8 @@ def _text(model: type[BaseModel], item: ErrorDetails, secrets: Collection[str]) 
         return _unknown(str(last), sorted(_keys_at(model, above)), _homes(model, str(last)))
     if item["type"] == "missing":
         return "is missing; set it"
+    if item["type"] == "too_short":
+        return f"is too short; give at least {item['ctx']['min_length']}"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     given = item["input"]
     shown = isinstance(given, (int, float)) or (isinstance(given, str) and len(given) <= 60)
