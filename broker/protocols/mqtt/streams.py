@@ -42,7 +42,10 @@ def start_of(asked: Properties, now: int) -> Start | None:
         return None
     if found[0].startswith("-"):
         return Start("time", max(0, now - parse_duration(found[0][1:], OFFSET)))
-    return Start.parse(found[0])
+    try:
+        return Start.parse(found[0])
+    except BrokerError as error:
+        raise BrokerError(error.code, f"{error.detail}; here also an age, such as -24h") from None
 
 
 def stream_tie(subscribed: Subscribed, hub: Hub, asked: Properties | None) -> "StreamTie":

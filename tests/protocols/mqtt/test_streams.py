@@ -419,6 +419,13 @@ async def test_a_refusal_passes_over_the_message(stream: Door) -> None:
     assert stream.world.info("audit").lag == 0
 
 
+async def test_what_is_no_place_in_the_log_is_refused_with_all_that_are(door: Door) -> None:
+    client = await door.connect("c")
+    suback = await read(client, "a/#", "yesterday")
+    assert suback.reasons == (Reason.IMPLEMENTATION_SPECIFIC_ERROR,)
+    assert "'yesterday' is none; here also an age, such as -24h" in why(suback)
+
+
 async def test_with_qos_0_a_cursor_stays(stream: Door) -> None:
     client = await stream.connect("c")
     await read(client, "audit", qos=0)
