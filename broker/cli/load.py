@@ -264,7 +264,8 @@ async def _connect(
         _, second = await loop.create_connection(worker, host, port)
     except OSError as error:
         text = f"No native listener answers at {host}:{port} ({error.strerror or error})."
-        raise UnreachableError(text, "postroom serve") from None
+        hint = "postroom serve, or name the address that it printed: postroom bench --native HOST:PORT"
+        raise UnreachableError(text, hint) from None
     return first, second
 
 

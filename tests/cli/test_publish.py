@@ -61,7 +61,9 @@ def test_no_daemon_is_1_with_the_next_command(arguments: list[str], capsys: pyte
 
 def test_no_native_listener(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--native", "127.0.0.1:1", "-n", "1"]) == 1
-    assert "No native listener answers at 127.0.0.1:1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "No native listener answers at 127.0.0.1:1" in told
+    assert "name the address that it printed: postroom bench --native HOST:PORT" in told
 
 
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
