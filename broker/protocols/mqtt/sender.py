@@ -214,10 +214,15 @@ class Sender:
         else:
             assert tie is not None
             packet_id, qos = again
+            own = self._own(row, wanted)
+            if self._is_too_large(fanout, own):  # for who is here now [MQTT-3.1.2-24, 3.1.2-25]
+                del tie.known[offset]
+                self._give_up(packet_id)
+                parcel.done.append(offset)
+                return True
             if not self._outbound.send_again(packet_id):
                 return False
             del tie.known[offset]
-            own = self._own(row, wanted)
         alias, named = (0, True) if self._aliases is None else self._aliases.alias(row[1])
         retain = tie is None or (heard.retain and wanted.retain_as_published)
         dup = again is not None
@@ -229,6 +234,11 @@ class Sender:
         elif qos == 2 and again is None and self._session.durable:
             parcel.kept.append((packet_id, None if tie is None or tie.queue is None else offset))
         return True
+
+    def _give_up(self, packet_id: int) -> None:
+        """What was in flight will not be sent again: its identifier is free."""
+        self._outbound.forget((packet_id,))
+        self._forget((packet_id,))
 
     def _has_room(self, tie: Tie | None, offset: int) -> bool:
         """For a message that is sent for the first time: of the same reader goes first what was in flight before, but
@@ -384,11 +394,12 @@ class Sender:
         return free and self._behind is None
 
     def _next(self, tie: Tie | None, row: Row, wanted: Wanted | None, parcel: Parcel) -> bool:
-        """Of what waits; False when no packet identifier is free for it."""
+        """Of what waits; False when no packet identifier is free for it. What its reader let go of meanwhile is passed
+        over: of a group, another member has it. [MQTT-3.10.4-2]"""
         if isinstance(tie, NamedTie):
             return self._named(tie, row, parcel)
         if tie is not None:
-            wanted = tie.wanted(row) or (_UNWANTED if row[0] in tie.known else None)
+            wanted = (tie.wanted(row) if tie.flows else None) or (_UNWANTED if row[0] in tie.known else None)
         if wanted is None:
             parcel.done.append(row[0])
             return True

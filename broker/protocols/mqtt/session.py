@@ -177,7 +177,9 @@ class Session:
         self._window = window
 
     def renew(self, receive_maximum: int) -> None:
-        """Before `connect`: what the last connection left unanswered."""
+        """Before `connect`: what the last connection left unanswered. All that it handed in is committed by now; what
+        it was let go for was not, so that an identifier of QoS 2 that is still pending is free."""
+        self.inbound = Inbound(self.inbound.owned)
         left = [
             (packet_id, state if self._is_mine(token) else Sent.RELEASED, token)
             for packet_id, state, token in self.outbound.unanswered()

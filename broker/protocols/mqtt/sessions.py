@@ -191,7 +191,7 @@ class Sessions:
                 raise BrokerError(Code.FORBIDDEN, f"the client identifier {client_id!r} is another principal's")
             if before is not None and before.connection is not None:
                 before.connection.taken_over()
-            if before is not None and (packet.clean_start or not before.durable):
+            if before is not None and (packet.clean_start or not before.durable or _is_over(before, self._hub.wall())):
                 await self._end(before)
                 before = None
             if before is None:

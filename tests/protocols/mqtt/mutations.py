@@ -33,8 +33,8 @@ MUTATIONS = (
         "MQTT-3.1.2-4",
         "test_kept.py::test_clean_start_begins_anew",
         "sessions.py",
-        "if before is not None and (packet.clean_start or not before.durable):",
-        "if before is not None and not before.durable:",
+        "(packet.clean_start or not before.durable or",
+        "(not before.durable or",
     ),
     Mutation(
         "MQTT-4.1.0-2",
