@@ -11,6 +11,7 @@ import typer
 
 from broker import __version__
 from broker.cli import (
+    backup,
     bench,
     connections,
     grant,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command("check-config")(serve.check_config)
+app.command()(backup.backup)
 app.command()(status.status)
 app.command()(publish.pub)
 app.command()(tail.sub)

@@ -50,7 +50,7 @@ class Connection(aiosqlite.Connection):
 async def open_writer(path: Path, page_cache: int) -> Connection:
     """The one connection that writes and checkpoints. Raises BrokerError(STORAGE_FAILED) with the mend."""
     _make(path)
-    connection = Connection(lambda: _connect(f"file:{_quoted(path)}"), iter_chunk_size=64)
+    connection = Connection(lambda: _connect(f"file:{quoted(path)}"), iter_chunk_size=64)
     try:
         await connection
         await connection.run(lambda db: _prepare(db, path, page_cache))
@@ -67,7 +67,7 @@ async def open_reader(path: Path) -> Connection:
     """A connection that only reads; text comes back as bytes, because packed columns are not always UTF-8."""
 
     def connect() -> sqlite3.Connection:
-        db = _connect(f"file:{_quoted(path)}?mode=ro")
+        db = _connect(f"file:{quoted(path)}?mode=ro")
         db.execute("PRAGMA query_only = 1")
         db.text_factory = bytes
         return db
@@ -88,7 +88,8 @@ def _make(path: Path) -> None:
         path.touch(mode=0o600)
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """For a `file:` address of SQLite."""
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
@@ -104,6 +105,11 @@ def is_passing(error: sqlite3.Error) -> bool:
 def unusable(path: Path, error: sqlite3.Error) -> BrokerError:
     """The refusal to start on a file, with the mend."""
     return BrokerError(Code.STORAGE_FAILED, f"{path}: {error}; {_MENDS.get(_kind(error), 'restore a backup')}")
+
+
+def damage(found: str) -> sqlite3.DatabaseError:
+    """What `quick_check` found, as SQLite itself would raise it."""
+    return sqlite3.DatabaseError(f"the file is damaged, quick_check says: {' '.join(found.split())}")
 
 
 @contextmanager

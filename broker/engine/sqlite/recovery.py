@@ -17,7 +17,7 @@ from broker.core.offsets import PAGE_BITS
 from broker.core.record import Record
 from broker.core.spec import stored_spec
 from broker.core.topic import Trie
-from broker.engine.sqlite.connection import transaction, unusable
+from broker.engine.sqlite.connection import damage, transaction, unusable
 from broker.engine.sqlite.handles import QueueHandle
 from broker.engine.sqlite.log import PageInfo, SealedDirectory, Totals
 from broker.engine.sqlite.replay import lifted
@@ -71,7 +71,7 @@ def _open(db: sqlite3.Connection, size: int, check_limit: int) -> dict[str, Any]
     elif not state.get("clean"):
         result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if result != "ok":
-            raise sqlite3.DatabaseError(f"the file is damaged, quick_check says: {' '.join(result.split())}")
+            raise damage(result)
     with transaction(db):
         db.execute("UPDATE state SET value = 0 WHERE name = 'clean'")
         # A queue that was just being made may have had progress before it was on disk; its number is given anew.
