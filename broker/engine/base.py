@@ -45,11 +45,13 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Write (or, with None, delete) a key. `expect`: the revision the key must have (0: absent), None: whatever."""
+    """Write (or, with None, delete) a key. `expect`: the revision the key must have (0: absent), None: whatever.
+    `delivers`: a few bytes without which a message that is in the log cannot be delivered, and so cannot leave it."""
 
     key: str
     value: bytes | None
     expect: int | None = None
+    delivers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,10 @@ class Unit:
     settles: list[Settle] = field(default_factory=list)
     sets: list[Set] = field(default_factory=list)
     schedules: list[Scheduled] = field(default_factory=list)
+
+    def brings(self) -> bool:
+        """Whether it needs room on the disk for long, more than settling and delivering what is there."""
+        return bool(self.publishes or self.schedules) or any(item.value and not item.delivers for item in self.sets)
 
     def weight(self) -> int:
         """About the bytes that it takes in memory."""
@@ -277,9 +283,9 @@ class Engine(Protocol):
 
     def commit(self, unit: Unit) -> None:
         """Take a unit; it is answered through `unit.done`. Raises STORAGE_FAILED or SHUTTING_DOWN at once
-        when nothing can be taken, DISK_LOW for what brings something (settles go on, keys are deleted or emptied); all
-        else, as QUEUE_FULL for a queue at its cap, is told in the receipt. With overflow `block` a unit waits some
-        seconds for room before, and behind it what its sender commits after it."""
+        when nothing can be taken, DISK_LOW for what brings something (settles and deliveries go on, keys are deleted
+        or emptied); all else, as QUEUE_FULL for a queue at its cap, is told in the receipt. With overflow `block` a
+        unit waits some seconds for room before, and behind it what its sender commits after it."""
 
     def publisher(self, publisher: str) -> tuple[int, list[Refused]]:
         """(last sequence answered, 0 for an unknown publisher; the recent ones up to it that were refused), on disk.

@@ -211,7 +211,7 @@ class SqliteEngine:
             raise BrokerError(Code.STORAGE_FAILED, self.failed)
         if self.stopping:
             raise BrokerError(Code.SHUTTING_DOWN)
-        if self.disk_low and (unit.publishes or unit.schedules or any(item.value for item in unit.sets)):
+        if self.disk_low and unit.brings():
             raise BrokerError(Code.DISK_LOW, self.disk_low)
         self.writer.submit(unit)
 

@@ -63,7 +63,8 @@ def inbound_key(client_id: str, packet_id: int) -> str:
 
 def outbound(client_id: str, packet_id: int, offset: int | None) -> Set:
     """An outbound identifier, with the place from which its message can be sent again, if there is one."""
-    return Set(_outbound_key(client_id, packet_id), b"" if offset is None else str(offset).encode())
+    value = b"" if offset is None else str(offset).encode()
+    return Set(_outbound_key(client_id, packet_id), value, delivers=True)
 
 
 def forgotten_outbound(client_id: str, packet_id: int) -> Set:

@@ -444,6 +444,26 @@ async def test_qos_2_is_completed_while_the_disk_is_low(door: Door) -> None:
     assert [row[4] for row in (await door.hub.read(LOCAL, ["a"], EARLIEST, 10)).rows] == [b"1", b"2"]
 
 
+async def test_qos_2_is_delivered_once_while_the_disk_is_low(door: Door) -> None:
+    reader, writer = await kept(door, client_id="reader", receive_maximum=1), await door.connect("writer")
+    await reader.subscribe("a", qos=2)
+    for text in ("1", "2", "3"):
+        await writer.publish("a", text, 2)
+    first = await reader.hear(Publish)
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    assert await writer.publish("a", "4", 2) is Reason.QUOTA_EXCEEDED
+    await reader.answer(first)
+    second = await reader.hear(Publish)
+    assert (second.payload, second.qos, second.dup) == (b"2", 2, False)
+    door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+    await door.crash()
+    reader = await kept(door, client_id="reader", receive_maximum=1, present=True)
+    again = await reader.hear(Publish)
+    assert (again.payload, again.packet_id, again.dup) == (b"2", second.packet_id, True)
+    await reader.answer(again)
+    assert await reader.bodies(1) == ["3"]
+
+
 @pytest.mark.parametrize("version", [V311, V5])
 async def test_a_subscription_that_cannot_be_kept_is_refused_and_leaves_nothing(tmp_path: Path, version: int) -> None:
     async with open_door(tmp_path, limits=Limits(max_subscriptions=1)) as door:
