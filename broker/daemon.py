@@ -92,6 +92,7 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stopped = False
+        self._not_taken_up: list[str] = []
 
     # Life
 
@@ -306,7 +307,12 @@ class Daemon:
 
     def _more_status(self) -> dict[str, Any]:
         """What `/v1/status` says beside the engine's numbers."""
-        return {**self._links.status(), "mqtt": self._mqtt.status(), "tls": self._doors.status()}
+        return {
+            **self._links.status(),
+            "mqtt": self._mqtt.status(),
+            "tls": self._doors.status(),
+            "not_taken_up": self._not_taken_up,
+        }
 
     def _figures(self) -> list[Figures]:
         """What `/metrics` says beside the engine's and the HTTP door's numbers."""
@@ -346,7 +352,7 @@ class Daemon:
         try:
             await self._take_up(self._read())
         except ConfigError as error:
-            problems = [str(problem) for problem in error.problems]
+            problems = self._not_taken_up = [str(problem) for problem in error.problems]
             log.error("configuration not taken up: nothing was changed", extra={"problems": problems})  # noqa: TRY400
             self.hub.record(BROKER, "config.reload", str(self.config.source or ""), "refused", {"problems": problems})
         finally:
@@ -364,11 +370,14 @@ class Daemon:
         self.engine.policies = new.policies()
         await self._declare(new.specs())
         undeclared = sorted({s.name for s in old.specs()} - {s.name for s in new.specs()})
-        log.info(
-            "configuration taken up",
-            extra={"changed": step.changed, "needs_restart": waits, "no_longer_declared_but_kept": undeclared},
+        refused = self._not_taken_up = self._doors.refused
+        more = {"changed": step.changed, "needs_restart": waits, "not_taken_up": refused}
+        level, text = (
+            (logging.WARNING, "configuration taken up, but not all of it")
+            if refused
+            else (logging.INFO, "configuration taken up")
         )
-        more = {"changed": step.changed, "needs_restart": waits}
+        log.log(level, text, extra={**more, "no_longer_declared_but_kept": undeclared})
         self.hub.record(BROKER, "config.reload", str(new.source or ""), more=more)
 
 

@@ -36,7 +36,8 @@ CERTIFICATE_LOOK = 86_400.0
 
 
 class Doors:
-    """See the module. `addresses` says after `open` where each door is reached. Raises ListenError for files of TLS
+    """See the module. `addresses` says after `open` where each door is reached, `refused` why certificates that the
+    last reload brought are not in use. Raises ListenError for files of TLS
     that cannot be used."""
 
     def __init__(self, config: Config, limited: Limited) -> None:
@@ -44,6 +45,7 @@ class Doors:
         self.admission = Admission(config.limits, limited, raise_file_limit(wanted))
         self.strain = Strain(self.admission, config.limits, limited)
         self.addresses: dict[str, list[str]] = {}
+        self.refused: list[str] = []
         self._config = config
         self.tls = {door: tls for door in DOORS if (tls := self._tls_for(door)) is not None}
         if self.admission.room < wanted:
@@ -101,14 +103,18 @@ class Doors:
     async def watch_certificates(self) -> None:
         """Say in time, once a day, which ones end soon."""
         while self.tls:
-            for warning in dict.fromkeys(tls.warning() for tls in self.tls.values()):
-                if warning:
-                    log.warning("certificate: %s", warning)
+            self._warn_of_ends()
             await asyncio.sleep(CERTIFICATE_LOOK)
+
+    def _warn_of_ends(self) -> None:
+        for warning in dict.fromkeys(tls.warning() for tls in self.tls.values()):
+            if warning:
+                log.warning("certificate: %s", warning)
 
     def take_up(self, new: Config) -> list[str]:
         """New handshakes see what the files hold now; with bad files those of before stay in use. Returns the settings
         that need a restart."""
+        refused: list[str] = []
         for door, tls in self.tls.items():
             options = new.tls_of(door)
             try:
@@ -117,8 +123,11 @@ class Doors:
             except TlsError as error:
                 text = f"{new.tls_setting(door, error.setting)}: {error}"
                 log.error("certificate not taken up: the one before stays in use", extra={"door": door, "error": text})  # noqa: TRY400
+                refused.append(text)
             else:
                 log.info("certificate taken up", extra={"door": door, **tls.describe()})
+        self.refused = list(dict.fromkeys(refused))
+        self._warn_of_ends()
         return [f"{door}.tls" for door in DOORS if (new.tls_of(door) is not None) != (door in self.tls)]
 
     # To be seen

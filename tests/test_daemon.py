@@ -303,6 +303,7 @@ async def test_a_reload_with_a_problem_changes_nothing(
     daemon.request_reload()
     await until(lambda: "configuration not taken up: nothing was changed" in caplog.messages)
     assert daemon.config is before
+    assert daemon._more_status()["not_taken_up"] == ["log.level: must be 'info'"]
 
 
 # Stopping

@@ -19,6 +19,8 @@ def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) ->
         show_one(flat(values | {"limits": {**values.get("limits", {}), "in_force": len(felt)}}), output)
     else:
         show_one(values, output)
+    for problem in values.get("not_taken_up", []):
+        remark(f"Not taken up by the last reload: {problem}")
     for each in felt:
         remark(f"Limited: {each['detail']} (for {each['seconds']:g} s, {each['times']} times)")
     if values.get("state", WELL) != WELL:

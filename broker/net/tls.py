@@ -108,7 +108,9 @@ class Tls:
         left = self.certificate.ends - self._wall()
         if left > SOON:
             return ""
-        when = f"ends in {left / _DAY:.0f} days" if left > 0 else "has ended"
+        days = round(left / _DAY)
+        lasts = "ends within a day" if days < 1 else f"ends in {days} {'day' if days == 1 else 'days'}"
+        when = lasts if left > 0 else "has ended"
         return f"{self.certificate.path} {when} ({_date(self.certificate.ends)}); renew it and reload"
 
     def describe(self) -> dict[str, Any]:

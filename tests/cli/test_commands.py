@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -427,3 +429,25 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert monotonic() < deadline
         sleep(0.01)
+
+
+def test_status_says_what_a_reload_did_not_take_up(run: Run, daemon: Daemon) -> None:
+    good = daemon.config.read_text()
+    daemon.config.write_text(good + '[log]\nlevel = "shout"\n')
+    os.kill(daemon.pid, signal.SIGHUP)
+    try:
+        said = _until_status(run, lambda err: "Not taken up by the last reload: log.level: " in err)
+    finally:
+        daemon.config.write_text(good)
+        os.kill(daemon.pid, signal.SIGHUP)
+    assert "'shout'" in said
+    _until_status(run, lambda err: "Not taken up" not in err)
+
+
+def _until_status(run: Run, wanted: Callable[[str], bool]) -> str:
+    """What `postroom status` remarks, once it is as wanted."""
+    end = monotonic() + 10
+    while not wanted(err := run("status")[2]):
+        assert monotonic() < end, err
+        sleep(0.02)
+    return err

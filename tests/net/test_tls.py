@@ -89,7 +89,11 @@ def test_the_time_of_a_certificate(authority: Authority) -> None:
     assert tls.warning() == ""
     now += 80 * DAY
     assert "ends in 10 days" in tls.warning()
-    now += 11 * DAY
+    now += 9 * DAY
+    assert "ends in 1 day (" in tls.warning()
+    now += 0.9 * DAY
+    assert "ends within a day (" in tls.warning()
+    now += DAY
     assert "has ended" in tls.warning()
 
 

@@ -130,6 +130,16 @@ def test_a_renewal_drops_nobody_and_bad_files_change_nothing(tmp_path: Path, aut
             reloaded(served, "the one before stays in use")
             assert shown(served, "http", authority) == ["127.0.0.1", "second.example.com"]
             work_goes_on("still")
+            served.until(lambda: any("configuration taken up, but" in line for line in served.log))
+            (problem,) = asked(served, authority.trusted())["not_taken_up"]
+            assert problem.startswith("tls.key: ")
+            told = next(line for line in reversed(served.log) if "configuration taken up" in line)
+            assert json.loads(told)["not_taken_up"] == [problem]
+            assert json.loads(told)["message"] == "configuration taken up, but not all of it"
+            authority.issue("127.0.0.1", days=(-1, 3))
+            reloaded(served, "server.pem ends in 3 days")
+            served.until(lambda: sum('"configuration taken up"' in line for line in served.log) == 2)
+            assert asked(served, authority.trusted())["not_taken_up"] == []
             served.config.write_text(section(authority.issue("127.0.0.1")).replace("[tls]", "[http.tls]") + queue)
             reloaded(served, "configuration taken up")
             told = json.loads(next(line for line in reversed(served.log) if "configuration taken up" in line))

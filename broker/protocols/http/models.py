@@ -317,6 +317,9 @@ class Status(Shape):
     epoch: str
     next_offset: int
     limits: LimitsNow
+    not_taken_up: Annotated[
+        list[str], Field(description="What the last reload of the configuration left as it was, and why.")
+    ] = []
 
 
 class Keys(Shape):
