@@ -127,7 +127,7 @@ class Grant:
         if not wanted or self.on is None:
             return self
         values = {"%c": client, "%u": user}
-        if not all(_WITHIN_A_LEVEL.fullmatch(values[name]) for name in wanted):
+        if not all(stays_in_its_level(values[name]) for name in wanted):
             return None
         text = _PLACEHOLDER.sub(lambda found: values[found[0]], self.on.name)
         if text.startswith("$") and not self.on.name.startswith("$"):
@@ -136,6 +136,11 @@ class Grant:
             return Grant(self.verb, on_topic(check_filter(text)))
         except BrokerError:  # too long
             return None
+
+
+def stays_in_its_level(text: str) -> bool:
+    """Can it stand for one level of a topic as it is?"""
+    return _WITHIN_A_LEVEL.fullmatch(text) is not None
 
 
 EVERYTHING = Grant(Verb.ADMIN)

@@ -72,7 +72,7 @@ KINDS: dict[Code, Kind] = {
     Code.BAD_OPTION: Kind("An option is unknown or its value does not fit.", 400, 0x83),
     Code.CONTRACT_BROKEN: Kind("The message does not keep the topic's contract.", 422, 0x99),
     Code.UNAUTHENTICATED: Kind("Say who you are: a token is missing, wrong or expired.", 401, 0x87, closes=True),
-    Code.FORBIDDEN: Kind("Not allowed; ask for a grant.", 403, 0x87),
+    Code.FORBIDDEN: Kind("Not allowed.", 403, 0x87),
     Code.NOT_FOUND: Kind("There is no such thing here.", 404, 0x83),
     Code.UNKNOWN_SUBSCRIPTION: Kind("There is no subscription of that name; create it first.", 404, 0x83),
     Code.WRONG_KIND: Kind("The subscription is of the other kind (queue or stream).", 409, 0x83),

@@ -1,5 +1,6 @@
 """CONNECT and what CONNACK says to it: who asks, for how long it is believed in, and what we promise. A pure floor."""
 
+from broker.auth.grant import stays_in_its_level
 from broker.auth.identity import Credentials, credentials_of
 from broker.core.errors import BrokerError, Code
 from broker.core.mqtt import ORIGIN, user_property
@@ -54,10 +55,15 @@ def promises(
     if keep_alive != packet.keep_alive:
         told["server_keep_alive"] = keep_alive
     if packet.properties.get("request_response_information"):
-        told["response_information"] = f"$reply/{escaped(client_id)}"
+        told["response_information"] = reply_topic(client_id)
     if is_bridge(packet):
         told["user"] = [(ORIGIN, epoch)]
     return told
+
+
+def reply_topic(client_id: str) -> str:
+    """Where a client awaits answers: the topic that a grant with `%c` names, where one can."""
+    return f"$reply/{client_id if stays_in_its_level(client_id) else escaped(client_id)}"
 
 
 def is_bridge(packet: Connect) -> bool:

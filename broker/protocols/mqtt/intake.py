@@ -6,7 +6,7 @@ that a message sent again is not stored again, whoever crashed meanwhile. Floor 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -124,19 +124,24 @@ class Intake:
     def release(self, ack: Ack) -> None:
         """PUBREL. Raises MqttError for an identifier whose PUBREC was not sent. [MQTT-4.3.3-11]"""
         known: list[int] = []
+        unknown: list[int] = []
         for packet_id in ack.packet_ids:
             do = self._session.inbound.release(packet_id)
             self._connection.quota.give_2(packet_id)
             if do is Do.PUBCOMP_UNKNOWN and self._version == V5:
-                unknown = Ack(Kind.PUBCOMP, (packet_id,), Reason.PACKET_IDENTIFIER_NOT_FOUND, NONE)
-                self._connection.write(encode(unknown, V5))
+                unknown.append(packet_id)
             else:
                 known.append(packet_id)
-        if not known:
-            return
-        packets = encode(Ack(Kind.PUBCOMP, tuple(known)), self._version)
+        if known:
+            self._freed(known, encode(Ack(Kind.PUBCOMP, tuple(known)), self._version))
+        if unknown:
+            answers = [Ack(Kind.PUBCOMP, (i,), Reason.PACKET_IDENTIFIER_NOT_FOUND, NONE) for i in unknown]
+            self._freed([], b"".join(encode(answer, V5) for answer in answers))
+
+    def _freed(self, packet_ids: Sequence[int], packets: bytes) -> None:
+        """Say so once it is on disk; of one that was free before, once that is."""
         if self._session.durable:
-            sets = [Set(inbound_key(self._session.client_id, packet_id), None) for packet_id in known]
+            sets = [Set(inbound_key(self._session.client_id, packet_id), None) for packet_id in packet_ids]
             self._connection.commit(Unit(sets=sets, sender=self._session), packets)
         else:
             self._connection.write(packets)

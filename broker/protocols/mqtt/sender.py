@@ -275,7 +275,8 @@ class Sender:
         if left is not None and left <= 0:
             parcel.done.append(offset)
             return True
-        own = self._own(row, asked) + tie.note(row) if self._version == V5 else b""
+        note = tie.note(row)
+        own = self._own(row, asked) + note if self._version == V5 else b""
         if self._is_too_large(fanout, own):
             soon = asyncio.get_running_loop().call_soon  # what is refused may come again in the same breath
             soon(tie.refuse, (offset,), Reason.PACKET_TOO_LARGE, f"it takes no packets over {self._largest} bytes")

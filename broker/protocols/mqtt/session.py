@@ -135,8 +135,7 @@ class Session:
         tie = self.own
         self.outbound = Outbound(
             sent=[
-                (packet_id, Sent.QOS_2 if offset >= 0 else Sent.RELEASED, (tie, offset))
-                for packet_id, offset in sorted(sent)
+                (packet_id, Sent.QOS_2 if offset >= 0 else Sent.RELEASED, (tie, offset)) for packet_id, offset in sent
             ]
         )
 

@@ -8,6 +8,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, ItemsView, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.auth.grant import on_topic
@@ -137,13 +138,14 @@ class Sessions:
     async def _identifiers(
         self, by_name: dict[str, Session]
     ) -> tuple[dict[str, list[int]], dict[str, list[tuple[int, int]]]]:
-        """Those of inbound and outbound QoS 2; what belongs to no session any more is deleted."""
+        """Those of inbound and outbound QoS 2, in the order in which they were sent or released last; what belongs to
+        no session any more is deleted."""
         engine = self._hub.engine
         owned: dict[str, list[int]] = defaultdict(list)
         sent: dict[str, list[tuple[int, int]]] = defaultdict(list)
         orphans: list[Set] = []
         for prefix in (INBOUND, OUTBOUND):
-            for key, value, _ in await engine.items(prefix):
+            for key, value, _ in sorted(await engine.items(prefix), key=itemgetter(2)):
                 name, _, packet_id = key.removeprefix(prefix).rpartition("/")
                 if name not in by_name:
                     orphans.append(Set(key, None))
@@ -198,9 +200,11 @@ class Sessions:
                 self._check_room(principal)
             session = before or Session(client_id, principal, durable=expiry > 0, expiry=expiry)
             session.principal, session.expiry, session.away = principal, expiry, None
+            sets, take_back = self.wills.put(client_id, principal, packet.will)
             try:
-                await self._keep(session, self.wills.put(client_id, principal, packet.will))
+                await self._keep(session, sets)
             except BrokerError:
+                take_back()
                 if before is not None:  # it is away as it was
                     session.away = self._hub.wall()
                 raise

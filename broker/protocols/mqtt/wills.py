@@ -6,6 +6,7 @@ start, and has a moment to come back. Floor 4.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgpack
 
@@ -16,11 +17,11 @@ from broker.engine.base import Receipt, Set, Unit
 from broker.hub import Hub
 from broker.protocols.mqtt.codec.packets import Will
 from broker.protocols.mqtt.kept import WILLS, escaped
-from broker.retained import Retaining
 
 logger = logging.getLogger(__name__)
 RETURN_SECONDS = 5.0
-"""After a start, so long at least before somebody's will is published who was connected when the broker stopped."""
+"""After a start, so long at least before somebody's will is published who was connected when the broker stopped; and
+until one that could not be stored is tried again."""
 
 
 class Wills:
@@ -44,18 +45,27 @@ class Wills:
         if will.retain:
             self._hub.retained.check((will.topic, meta, will.payload), principal.name)
 
-    def put(self, client_id: str, principal: Principal, will: Will | None) -> list[Set]:
-        """The will of a client that connects, and what is to be committed for it; one that was due is not published
-        any more, unless it is another principal's who had this identifier before. [MQTT-3.1.3-9]"""
+    def put(self, client_id: str, principal: Principal, will: Will | None) -> tuple[list[Set], Callable[[], None]]:
+        """The will of a client that connects; one that was due is not published any more, unless it is another
+        principal's who had this identifier before. Returns what is to be committed for it, and what makes all as it was
+        if that fails. [MQTT-3.1.3-9]"""
         if client_id in self._due and self._wills[client_id][0].name != principal.name:
             self._publish(client_id)
-        self._due.pop(client_id, None)
+        due = self._due.pop(client_id, None)
         before = self._wills.pop(client_id, None)
+
+        def take_back() -> None:
+            self._wills.pop(client_id, None)
+            if before is not None:
+                self._wills[client_id] = before
+            if due is not None:
+                self._due[client_id] = due
+
         if will is None:
-            return [] if before is None else [_gone(client_id)]
+            return ([] if before is None else [_gone(client_id)]), take_back
         self._wills[client_id] = (principal, will)
         value = (client_id, principal.name, will.topic, will.payload, will.qos, will.retain, dict(will.properties))
-        return [Set(WILLS + escaped(client_id), msgpack.packb(value))]
+        return [Set(WILLS + escaped(client_id), msgpack.packb(value))], take_back
 
     def restore(self, value: bytes, principal_of: Callable[[str], Principal], expiry_of: Callable[[str], int]) -> None:
         """At start. `expiry_of` a client: how many seconds its session lasts."""
@@ -84,7 +94,7 @@ class Wills:
         """The client took its leave. [MQTT-3.1.2-10]"""
         self._due.pop(client_id, None)
         if self._wills.pop(client_id, None) is not None:
-            self._commit(client_id, Unit(sets=[_gone(client_id)], sender=self))
+            self._forget(client_id)
 
     def tick(self) -> None:
         """Publish those whose time has come."""
@@ -96,32 +106,40 @@ class Wills:
         self._due.pop(client_id, None)
         principal, will = self._wills.pop(client_id)
         unit = Unit(sender=self, sets=[_gone(client_id)])
-        try:
-            self._hub.check_publish(principal, will.topic)
-        except BrokerError as error:
-            logger.warning("a will is not published", extra={"client": client_id, "error": error.text})
-            self._commit(client_id, unit)
-            return
         now = int(self._hub.wall() * 1000)
         meta = packed(will.qos, will.retain, will.properties, now)
         draft = (will.topic, meta, will.payload)
         unit.publishes.append(draft)
         unit.size = len(will.payload) + len(meta or b"")
         unit.principal = principal.name
-        if will.retain:
-            retaining = self._hub.retained.keep(unit.sets, draft, 0, principal.name)
-            unit.done = lambda receipt: self._retain(receipt, retaining)
-        self._commit(client_id, unit)
+        kept = [self._hub.retained.keep(unit.sets, draft, 0, principal.name)] if will.retain else []
 
-    def _retain(self, receipt: Receipt, retaining: Retaining) -> None:
-        if receipt.error is None:
-            self._hub.retained.committed(receipt, [retaining])
+        def done(receipt: Receipt) -> None:
+            if receipt.error is not None:
+                self._failed(client_id, principal, will, receipt.error)
+            else:
+                self._hub.retained.committed(receipt, kept)
 
-    def _commit(self, client_id: str, unit: Unit) -> None:
+        unit.done = done
         try:
+            self._hub.check_publish(principal, will.topic)
             self._hub.commit(unit)
         except BrokerError as error:
-            logger.warning("a will is not published", extra={"client": client_id, "error": error.text})
+            self._failed(client_id, principal, will, error)
+
+    def _failed(self, client_id: str, principal: Principal, will: Will, error: BrokerError) -> None:
+        """What cannot be stored now is tried again in a while, unless the client is back; what never can is
+        forgotten."""
+        logger.warning("a will is not published", extra={"client": client_id, "error": error.text})
+        if not error.passing:
+            self._forget(client_id)
+        elif client_id not in self._wills:
+            self._wills[client_id] = (principal, will)
+            self._due[client_id] = self._hub.wall() + RETURN_SECONDS
+
+    def _forget(self, client_id: str) -> None:
+        with suppress(BrokerError):
+            self._hub.commit(Unit(sets=[_gone(client_id)], sender=self))
 
 
 def _gone(client_id: str) -> Set:

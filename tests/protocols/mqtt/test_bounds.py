@@ -171,6 +171,13 @@ async def test_response_information_is_for_who_asks(door: Door) -> None:
     assert "response_information" not in other.connack.properties
 
 
+@pytest.mark.parametrize(("name", "told"), [("dev:1", "$reply/dev:1"), ("a/b", "$reply/a%2Fb"), ("+", "$reply/%2B")])
+async def test_response_information_is_the_topic_that_a_grant_names(door: Door, name: str, told: str) -> None:
+    """`consume $reply/%c` is filled in with the identifier as it is, where it is one level."""
+    client = await door.connect(name, request_response_information=1)
+    assert client.connack.properties["response_information"] == told
+
+
 @pytest.mark.statement("MQTT-4.12.0-1")
 async def test_extended_authentication_is_not_spoken(door: Door) -> None:
     client = await door.dial()

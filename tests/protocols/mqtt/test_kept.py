@@ -152,6 +152,30 @@ async def test_qos_2_goes_on_although_the_message_expires_meanwhile(door: Door) 
     await client.ping()
 
 
+async def test_after_a_crash_identifiers_are_released_in_the_order_in_which_they_were(door: Door) -> None:
+    client, writer = await kept(door), await door.connect("w")
+    await client.subscribe("a", qos=2)
+    for body in ("one", "two", "three"):
+        await writer.publish("a", body, 2)
+    ids = [(await client.hear(Publish)).packet_id for _ in range(3)]
+    for packet_id in reversed(ids):
+        client.write(Ack(Kind.PUBREC, (packet_id,)))
+        await client.hear(Ack)
+    await door.crash()
+    client = await kept(door, present=True)
+    assert [(await client.hear(Ack)).packet_ids[0] for _ in ids] == ids[::-1]
+
+
+async def test_one_who_releases_twice_is_answered_when_it_is_on_disk(door: Door) -> None:
+    """Else a crash in between leaves the identifier in use, and its next message is taken for a repetition."""
+    client = await kept(door)
+    client.write(Publish("a", b"one", 2, packet_id=7))
+    await client.hear(Ack)
+    client.write(Ack(Kind.PUBREL, (7,)), Ack(Kind.PUBREL, (7,)))
+    answers = [(await client.hear(Ack)).reason for _ in range(2)]
+    assert answers == [Reason.SUCCESS, Reason.PACKET_IDENTIFIER_NOT_FOUND]
+
+
 async def last_offset(door: Door) -> int:
     return (await door.hub.read(LOCAL, ["#"], EARLIEST, 1_000)).rows[-1][0]
 

@@ -8,7 +8,7 @@ from broker.auth.principal import LOCAL
 from broker.core.position import EARLIEST
 from broker.protocols.mqtt.codec.codes import Reason
 from broker.protocols.mqtt.codec.packets import V5, Connack, Connect, Publish, Will
-from tests.protocols.mqtt.door import Door
+from tests.protocols.mqtt.door import PATIENCE, Door
 
 WILL = Will("gone", b"bye", 1, properties={"content_type": "t"})
 
@@ -160,4 +160,34 @@ async def test_after_a_crash_a_delay_is_no_longer_than_the_session(door: Door) -
     await door.connect("c", will=Will("gone", b"bye", 1, properties={"will_delay": 0xFFFF_FFFF}))
     await door.crash()
     await door.advance(10)
+    assert await said(door) == [b"bye"]
+
+
+async def test_one_that_cannot_be_stored_is_published_when_it_can(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    client = await door.connect("c", will=WILL)
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    await client.lost()
+    async with asyncio.timeout(PATIENCE):
+        while "a will is not published" not in caplog.text:  # noqa: ASYNC110  until its end is noticed
+            await asyncio.sleep(0.001)
+    await door.advance(6)
+    assert await said(door) == []
+    door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+    await door.advance(6)
+    assert await said(door) == [b"bye"]
+    assert not await door.hub.engine.keys("mqtt/will/")
+
+
+async def test_a_client_that_cannot_be_let_in_leaves_the_will_that_was_there(door: Door) -> None:
+    """What it brings itself is nothing that anybody promised to keep."""
+    delayed = Will("gone", b"bye", 1, properties={"will_delay": 60})
+    client = await door.connect("c", will=delayed, expiry=120)
+    await client.lost()
+    await door.world.quiet()
+    door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+    again = await door.dial()
+    again.write(Connect(V5, "c", False, will=Will("gone", b"another"), properties={"session_expiry": 120}))
+    assert (await again.hear(Connack)).reason is Reason.QUOTA_EXCEEDED
+    door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+    await door.advance(61)
     assert await said(door) == [b"bye"]

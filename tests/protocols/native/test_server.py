@@ -164,7 +164,7 @@ async def test_a_dismissed_connection_is_told_why_and_costs_no_delivery(tmp_path
         peer.say([wire.STARTED, 1, [frame[3][0][0]]], [wire.PING, 1])
         assert await peer.hear() == [wire.PONG, 1]
         assert server.admission.dismiss(lambda c: c.id == known.id, BrokerError(Code.FORBIDDEN, "revoked")) == 1
-        assert await peer.hear() == [wire.ERROR, None, "forbidden", "Not allowed; ask for a grant. revoked"]
+        assert await peer.hear() == [wire.ERROR, None, "forbidden", "Not allowed. revoked"]
         assert await peer.end() == b""
         peer.close()
         await until(lambda: not len(server.admission))
