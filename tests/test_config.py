@@ -1,5 +1,6 @@
 """The configuration: where values come from, and what its author is told when one does not fit."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,36 @@ def test_check_config_tells_a_person(tmp_path: Path) -> None:
     path.write_text('[queues.o]\ntopics = ["o"]')
     assert check_config(path, {}, said.append)
     assert said[1:] == [f"{path} is good: data in postroom-data, 1 queues, 0 streams, 0 drop folders, 0 bridges"]
+
+
+def test_check_config_tells_every_problem_beside_unknown_keys(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = tmp_path / "postroom.toml"
+    path.write_text(
+        'colour = 1\n[http]\nport = 7600\ncolor = 2\n[tls]\ncertificate = "none.pem"\n'
+        '[queues.o]\ntopics = ["a/#/b"]\n[[drop]]\npath = "a"\ntopic = "a"\n'
+        '[[drop]]\npath = "a"\ntopic = "b"\ncolour = 3'
+    )
+    assert not check_config(path, {}, said.append)
+    (text,) = said
+    told = [line.strip().partition(": ")[0] for line in text.splitlines()[1:]]
+    unknown = ["http.color", "drop[1].colour", "colour"]
+    assert told == [*unknown, "http.port", "queues.o", "drop[1].path", "tls.certificate"]
+
+
+def test_check_config_warns_of_folders_that_cannot_be_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    path, folder = tmp_path / "postroom.toml", tmp_path / "in"
+    path.write_text(f'[[drop]]\npath = "{folder}"\ntopic = "a"\n')
+    assert check_config(path, {}, said.append)
+    assert said[0] == f"warning: drop[0].path: {folder} is no folder; create it, or mend path"
+    folder.mkdir()
+    said.clear()
+    assert check_config(path, {}, said.append)
+    assert len(said) == 1
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
+    assert check_config(path, {}, said.append)
+    assert f"drop[0].path: this user may not read and write {folder}" in said[1]
 
 
 def test_check_config_warns_of_secrets_that_others_read(tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ def serve(config: ConfigOption = None, data_dir: DataOption = None) -> None:
 
 
 def check_config(config: ConfigOption = None) -> None:
-    """Read the configuration as the daemon would, and say every problem with its mend."""
+    """Read the configuration as the daemon would, and say every problem with its mend.
+
+    How settings fit one another is looked at once the value of each is right by itself.
+    """
     from broker.config import check_config as check
 
     if not check(config):

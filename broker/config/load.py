@@ -6,10 +6,12 @@ module can see alone. It leaves each setting's own bounds to the module that own
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import reduce
 from itertools import combinations
+from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -24,6 +26,7 @@ from broker.core.subscription import Kind
 from broker.core.topic import intersection
 from broker.limits import Limits
 from broker.net.address import is_loopback
+from broker.net.tls import Tls
 
 PREFIX = "POSTROOM_"
 _SINGLE = ("data_dir", "grace")
@@ -40,7 +43,16 @@ def load_config(
     path: Path | None = None, environ: Mapping[str, str] | None = None, data_dir: Path | None = None
 ) -> Config:
     """Read, override, expand and check. `data_dir` (the command line's) wins over everything. Raises ConfigError."""
-    environ = os.environ if environ is None else environ
+    config, problems = _examine(path, os.environ if environ is None else environ, data_dir)
+    if config is None or problems:
+        raise ConfigError(path, problems)
+    return config
+
+
+def _examine(
+    path: Path | None, environ: Mapping[str, str], data_dir: Path | None = None
+) -> tuple[Config | None, list[Problem]]:
+    """The configuration, as far as there is one, and all its problems. Raises ConfigError when it cannot be read."""
     values = _read(path)
     problems = _override(values, environ)
     expander = Expander(environ)
@@ -51,10 +63,10 @@ def load_config(
     elif state := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         values.setdefault("data_dir", state)
     secrets = frozenset(expander.secrets | set(texts_of_secrets(values)))
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(path, problems + problems_of(Config, error, secrets)) from None
+    config, found = _validated(values, secrets)
+    problems += found
+    if config is None:
+        return None, problems
     problems += [
         *_check_doors(config),
         *tls_problems(config),
@@ -64,9 +76,21 @@ def load_config(
         *_check_drops(config),
         *_check_bridges(config),
     ]
-    if problems:
-        raise ConfigError(path, problems)
-    return config.read_from(path, secrets)
+    return config.read_from(path, secrets), problems
+
+
+def _validated(values: dict[str, Any], secrets: Collection[str]) -> tuple[Config | None, list[Problem]]:
+    """With unknown keys the rest is a configuration all the same, so that its own problems are found in one go."""
+    try:
+        return Config.model_validate(values), []
+    except ValidationError as error:
+        found, problems = error.errors(include_url=False), problems_of(Config, error, secrets)
+    if any(item["type"] != "extra_forbidden" for item in found):
+        return None, problems
+    for item in found:
+        *above, last = item["loc"]
+        del reduce(getitem, above, cast("Any", values))[last]
+    return Config.model_validate(values), problems
 
 
 def check_config(
@@ -76,12 +100,23 @@ def check_config(
     used."""
     environ = os.environ if environ is None else environ
     try:
-        config = load_config(path, environ)
-        served = read_certificates(path, config)
+        config, problems = _examine(path, environ)
     except ConfigError as error:
         say(str(error))
         return False
-    for warning in (*_warnings(path, environ), *tls_warnings(config, served), *_bridge_warnings(config)):
+    served: list[Tls] = []
+    if config is not None:
+        served, unreadable = read_certificates(config)
+        problems = list(dict.fromkeys(problems + unreadable))
+    if config is None or problems:
+        say(str(ConfigError(path, problems)))
+        return False
+    for warning in (
+        *_warnings(path, environ),
+        *tls_warnings(config, served),
+        *_drop_warnings(config),
+        *_bridge_warnings(config),
+    ):
         say(f"warning: {warning}")
     links = f"{len(config.drop)} drop folders, {len(config.mqtt_bridge)} bridges"
     declared = f"{len(config.queues)} queues, {len(config.streams)} streams, {links}"
@@ -245,6 +280,18 @@ def _bridge_warnings(config: Config) -> list[str]:
             for (i, one), (j, other) in combinations(incoming, 2)
             if intersection(one, other) is not None
         ]
+    return said
+
+
+def _drop_warnings(config: Config) -> list[str]:
+    """Folders that the daemon could not watch if it started now, as this user."""
+    said = []
+    for i, drop in enumerate(config.drop):
+        if not drop.path.is_dir():
+            said.append(f"drop[{i}].path: {drop.path} is no folder; create it, or mend path")
+        elif not os.access(drop.path, os.R_OK | os.W_OK | os.X_OK):
+            mend = "files are moved within it: give the daemon's user the right to"
+            said.append(f"drop[{i}].path: this user may not read and write {drop.path}; {mend}")
     return said
 
 

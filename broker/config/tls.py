@@ -1,9 +1,7 @@
 """TLS as it is configured: what does not fit together, and what the named files say. Floor 5."""
 
-from pathlib import Path
-
 from broker.config.model import DOORS, Config
-from broker.config.problem import ConfigError, Problem
+from broker.config.problem import Problem
 from broker.config.secret import is_open
 from broker.net.address import is_loopback
 from broker.net.tls import Tls, TlsError
@@ -32,8 +30,8 @@ def tls_problems(config: Config) -> list[Problem]:
     return list(found.values())
 
 
-def read_certificates(path: Path | None, config: Config) -> list[Tls]:
-    """What each door would shake hands with. Raises ConfigError."""
+def read_certificates(config: Config) -> tuple[list[Tls], list[Problem]]:
+    """What each door would shake hands with, and why others could not."""
     served: list[Tls] = []
     problems: dict[str, Problem] = {}
     for door in DOORS:
@@ -44,9 +42,7 @@ def read_certificates(path: Path | None, config: Config) -> list[Tls]:
         except TlsError as error:
             key = config.tls_setting(door, error.setting)
             problems[key] = Problem(key, str(error))
-    if problems:
-        raise ConfigError(path, list(problems.values()))
-    return served
+    return served, list(problems.values())
 
 
 def tls_warnings(config: Config, served: list[Tls]) -> list[str]:
