@@ -4,23 +4,36 @@ import asyncio
 from collections import Counter
 from random import Random
 
+import pytest
+
 from broker.protocols.mqtt.codec.codes import Kind, Reason
 from broker.protocols.mqtt.codec.packets import Ack, Packet, Publish
 from tests.protocols.mqtt.door import Client, Door
 
 QUIET = 0.02
 """Seconds in which what is on its way comes."""
+PROOF = 40
+"""Schedules that `make proof` tries of each kind."""
+
+
+def seeds(few: int) -> list[object]:
+    """Those of every run, and the others."""
+    return [*range(few), *(pytest.param(seed, marks=pytest.mark.proof) for seed in range(few, PROOF))]
 
 
 class Receiver:
     """The client as §4.3 has it: what it has of QoS 2 and not released outlives its connections. `refusals`: what it
-    says now and then instead of taking a message of QoS 1."""
+    says now and then instead of taking a message of QoS 1. `alone`: no others share what it reads, so that the messages
+    of a topic and QoS come in their order [MQTT-4.6.0-5]."""
 
-    def __init__(self, door: Door, chance: Random, name: str, text: str, qos: int = 2) -> None:
+    def __init__(self, door: Door, chance: Random, name: str, text: str, qos: int = 2, *, alone: bool = False) -> None:
         self._door = door
         self._chance = chance
         self.name = name
         self._filter = (text, qos)
+        self._alone = alone
+        self._heard: set[int] = set()
+        self._latest: dict[tuple[str, int], int] = {}
         self.refusals: tuple[Reason, ...] = ()
         self.client: Client | None = None
         self.window = 65_535
@@ -79,11 +92,22 @@ class Receiver:
         came, client.heard = client.heard, []
         for packet in came:
             if isinstance(packet, Publish) and packet.qos:
+                assert packet.packet_id not in self.open, "an identifier in flight is not used again"
                 self.open.add(packet.packet_id)
                 assert len(self.open) <= self.window
                 if packet.retain:
                     self.told.add(int(packet.payload))
+                elif self._alone:
+                    self._follow(packet)
         self.inbox += came
+
+    def _follow(self, packet: Publish) -> None:
+        """What comes for the first time is later than all of its topic and QoS that came before."""
+        number, kind = int(packet.payload), (packet.topic, packet.qos)
+        if number not in self._heard:
+            assert number > self._latest.get(kind, -1), kind
+            self._heard.add(number)
+            self._latest[kind] = number
 
     async def answer(self) -> None:
         """One packet, any of them; identifiers of QoS 2 go their way step by step."""

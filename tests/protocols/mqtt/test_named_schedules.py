@@ -12,10 +12,10 @@ from broker.auth.principal import LOCAL
 from broker.core.position import EARLIEST
 from broker.protocols.mqtt.codec.codes import Reason
 from tests.protocols.mqtt.door import PATIENCE, Door, open_door
-from tests.protocols.mqtt.receiver import Receiver
+from tests.protocols.mqtt.receiver import Receiver, seeds
 
 STEPS = 100
-SEEDS = range(4)
+SEEDS = seeds(4)
 
 
 async def course(door: Door, chance: Random, receivers: Sequence[Receiver]) -> set[int]:
@@ -103,6 +103,6 @@ async def test_a_stream_is_read_to_its_end(tmp_path: Path, seed: int, text: str)
     chance = Random(seed)
     async with open_door(tmp_path) as door:
         await door.world.subscribe("s", "t/#", kind="stream")
-        reader = Receiver(door, chance, "reader", text)
+        reader = Receiver(door, chance, "reader", text, alone=True)
         published = await course(door, chance, [reader])
         await work_off(door, [reader], lambda: set(reader.seen) == published)

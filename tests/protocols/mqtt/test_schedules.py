@@ -1,6 +1,7 @@
-"""A kept session by random schedules: its client comes, goes, is taken over and answers in any order, and the broker
-crashes. What a receiver may expect holds all the same: QoS 1 at least once, QoS 2 once, never more in flight than it
-takes, and nothing is stuck in the end. Retained messages come with each subscription, beside all else."""
+"""A kept session by random schedules: its client comes, goes, is taken over and answers in any order, the broker
+crashes and its disk is low. What a receiver may expect holds all the same: QoS 1 at least once, QoS 2 once, never more
+in flight than it takes, in order, and nothing is stuck in the end. Retained messages come with each subscription,
+beside all else."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ import pytest
 
 from broker.protocols.mqtt.codec.codes import Reason
 from tests.protocols.mqtt.door import PATIENCE, Door, open_door
-from tests.protocols.mqtt.receiver import Receiver
+from tests.protocols.mqtt.receiver import Receiver, seeds
 
 STEPS = 120
 NAME, QUEUE = "kept", "mqtt/kept"
@@ -22,12 +23,12 @@ def outstanding(door: Door) -> int:
     return info.ready + info.leased
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
     published: dict[int, int] = {}
     async with open_door(tmp_path) as door:
-        receiver = Receiver(door, chance, NAME, "t/#")
+        receiver = Receiver(door, chance, NAME, "t/#", alone=True)
         await receiver.begin()
 
         async def publish() -> None:
@@ -45,6 +46,15 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
             receiver.client = None
             await door.crash()
 
+        async def low_disk() -> None:
+            door.hub.engine.disk_low = "the test says so"  # type: ignore[attr-defined]
+            for _ in range(4):
+                await receiver.hear()
+                await receiver.answer()
+            await receiver.hear()
+            door.hub.engine.disk_low = ""  # type: ignore[attr-defined]
+            assert receiver.client is None or not receiver.client.ended
+
         steps: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (6, publish),
             (8, receiver.hear),
@@ -54,6 +64,7 @@ async def test_a_kept_session_keeps_what_it_promises(tmp_path: Path, seed: int) 
             (2, receiver.lose),
             (1, receiver.leave),
             (1, crash),
+            (2, low_disk),
         ]
         weights, deeds = zip(*steps, strict=True)
         for deed in chance.choices(deeds, weights, k=STEPS):
