@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,30 @@ def test_a_database_with_a_hole(tmp_path: Path) -> None:
     whole = database.read_bytes()
     middle = len(whole) // 2 // 4096 * 4096
     database.write_bytes(whole[:middle] + bytes(8 * 4096) + whole[middle + 8 * 4096 :])
-    check_refusal(tmp_path, "the file is damaged", "restore a backup")
+    check_refusal(
+        tmp_path,
+        "the file is damaged",
+        'restore a backup; without one, "Back up" in the README says how to save what can be read',
+    )
     database.write_bytes(whole)
+    check_intact(tmp_path, said)
+
+
+def test_what_can_be_read_of_a_damaged_database_is_saved_as_the_readme_says(tmp_path: Path) -> None:
+    if shutil.which("sqlite3") is None:
+        pytest.skip("sqlite3 is missing (Debian package sqlite3)")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (command,) = [line for line in readme.splitlines() if " .dump)" in line]
+    said = used(tmp_path)
+    folder = tmp_path / "data"
+    folder.rename(tmp_path / "postroom-data")
+    folder.mkdir()
+    database = tmp_path / "postroom-data" / "postroom.db"
+    whole = database.read_bytes()
+    database.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])  # where pages belong; what is in them is whole
+    with closing(sqlite3.connect(database)) as db:
+        assert db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok"
+    subprocess.run(["bash", "-c", command.replace("saved/", "data/")], cwd=tmp_path, check=True, timeout=20)
     check_intact(tmp_path, said)
 
 

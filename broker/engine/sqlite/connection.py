@@ -19,6 +19,7 @@ VERSION = 2
 BUSY_SECONDS = 5
 """How long a commit waits for another program that writes, which none should."""
 _RIGHTS = "give this user the right to read and write it and its folder"
+_DAMAGED = 'restore a backup; without one, "Back up" in the README says how to save what can be read'
 _MENDS = {
     sqlite3.SQLITE_FULL: "free space on its disk; the file ballast beside it may be deleted",
     sqlite3.SQLITE_IOERR: "the disk failed or is full: free space, or look into the system's log",
@@ -104,7 +105,7 @@ def is_passing(error: sqlite3.Error) -> bool:
 
 def unusable(path: Path, error: sqlite3.Error) -> BrokerError:
     """The refusal to start on a file, with the mend."""
-    return BrokerError(Code.STORAGE_FAILED, f"{path}: {error}; {_MENDS.get(_kind(error), 'restore a backup')}")
+    return BrokerError(Code.STORAGE_FAILED, f"{path}: {error}; {_MENDS.get(_kind(error), _DAMAGED)}")
 
 
 def damage(found: str) -> sqlite3.DatabaseError:
