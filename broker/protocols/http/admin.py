@@ -70,8 +70,7 @@ class AdminRoutes:
     def routes(self) -> list[Route]:
         """What this module serves."""
         health = [
-            Route(method, path, handler, name, operation, open=open_to_all)
-            for method in ("GET", "HEAD")
+            Route("GET", path, handler, name, operation, open=open_to_all)
             for path, handler, name, operation, open_to_all in (
                 ("/livez", self.livez, "livez", LIVEZ, True),
                 ("/readyz", self.readyz, "readyz", READYZ, True),

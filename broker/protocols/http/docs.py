@@ -32,6 +32,8 @@ OPENAPI = Operation(
     "For generators of clients. `/docs` shows it to people.",
 )
 
+ROOT = Operation(Tag.BROKER, "Where people begin", {302: Answer("The reference page, `/docs`.")})
+
 
 class DocsRoutes:
     """`all_routes` gives the routes that the document is made of."""
@@ -42,11 +44,16 @@ class DocsRoutes:
     def routes(self) -> list[Route]:
         """What this module serves."""
         found = [Route("GET", "/openapi.json", self.openapi, "openapi", OPENAPI, open=True)]
+        found.append(Route("GET", "/", self.root, "root", ROOT, open=True))
         for path, (name, kind) in _PAGE.items():
             about = Operation(Tag.BROKER, f"The reference page, {name}", {200: Answer("The file.", media=kind)})
             label = f"docs_{name.rpartition('.')[2]}"
             found.append(Route("GET", path, _file(name, kind), label, about, open=True))
         return found
+
+    async def root(self, _request: web.BaseRequest, _: str) -> web.StreamResponse:
+        """Answers where the reference page is."""
+        return web.Response(status=302, headers={"Location": "/docs"})
 
     async def openapi(self, _request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers the document, made once."""

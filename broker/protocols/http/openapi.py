@@ -60,7 +60,7 @@ def _operation(route: Route, schemas: "_Schemas") -> dict[str, Any]:
     for status in ("4XX", "5XX"):
         answers[status] = {"$ref": "#/components/responses/Problem"}
     found: dict[str, Any] = {
-        "operationId": route.name if route.method != "HEAD" else f"head_{route.name}",
+        "operationId": route.name,
         "tags": [operation.tag.value],
         "summary": operation.summary,
         "responses": answers,

@@ -169,7 +169,7 @@ class StreamRoutes:
 
     def routes(self) -> list[Route]:
         """What this module serves."""
-        return [Route("GET", "/v1/stream", self.stream, "stream", STREAM)]
+        return [Route("GET", "/v1/stream", self.stream, "stream", STREAM, endless=True)]
 
     async def stream(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """Answers events until the client goes."""

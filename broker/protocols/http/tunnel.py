@@ -162,7 +162,7 @@ class TunnelRoutes:
 
     def routes(self) -> list[Route]:
         """What this module serves."""
-        return [Route("GET", self._path, self.open, self._path.strip("/"), self._operation(), open=True)]
+        return [Route("GET", self._path, self.open, self._path.strip("/"), self._operation(), open=True, endless=True)]
 
     def _operation(self) -> Operation:
         wanted = header("Sec-WebSocket-Protocol", "Which protocol goes inside.", {"enum": list(self._subprotocols)})

@@ -112,6 +112,23 @@ async def test_health(door: Door) -> None:
     assert (head.status, head.body) == (200, b"")
 
 
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/status", "/v1/topics", "/v1/topics/a/messages", "/"])
+async def test_head_is_get_without_the_body(door: Door, path: str) -> None:
+    whole, head = await door("GET", path), await door("HEAD", path)
+    assert (head.status, head.body) == (whole.status, b"")
+    assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+
+
+async def test_who_comes_to_the_root_is_sent_to_the_reference(door: Door) -> None:
+    async with door.session.get(f"http://{door.address}/", allow_redirects=False) as root:
+        assert (root.status, root.headers["Location"]) == (302, "/docs")
+
+
+async def test_what_has_no_end_has_no_head(door: Door) -> None:
+    refused = await door("HEAD", "/v1/stream?topic=a")
+    assert (refused.status, refused.headers["Allow"]) == (405, "GET")
+
+
 async def test_a_broker_whose_disk_failed_is_alive_and_not_ready(door: Door) -> None:
     door.engine.fail(OSError("Input/output error"))
     assert (await door("GET", "/livez")).status == 200
@@ -185,7 +202,7 @@ async def test_paths_and_methods_that_do_not_exist(door: Door) -> None:
     missing = await door("GET", "/v2/nothing")
     assert (missing.status, missing.code) == (404, "not_found")
     wrong = await door("DELETE", "/v1/topics/a/messages")
-    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, POST")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, POST")
     assert wrong.json["status"] == 405
 
 
