@@ -16,7 +16,7 @@ def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) ->
         values = api.get("/v1/status")
     felt = values.get("limits", {}).get("in_force", [])
     if output is Format.TABLE:
-        show_one(flat(values | {"limits": {**values.get("limits", {}), "in_force": len(felt)}}), output)
+        show_one(flat(used(values) | {"limits": {**values.get("limits", {}), "in_force": len(felt)}}), output)
     else:
         show_one(values, output)
     for problem in values.get("not_taken_up", []):
@@ -26,6 +26,12 @@ def status(output: OutputOption = Format.TABLE, url: UrlOption = DEFAULT_URL) ->
     if values.get("state", WELL) != WELL:
         remark(f"Not well: {values.get('reason') or values['state']}")
         raise typer.Exit(1)
+
+
+def used(values: dict[str, Any]) -> dict[str, Any]:
+    """Without doors that nobody uses, and without what is told apart."""
+    idle = {name for name in ("mqtt",) if not any(values.get(name, {}).values())}
+    return {name: value for name, value in values.items() if name not in idle | {"not_taken_up"}}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

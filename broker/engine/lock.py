@@ -25,6 +25,9 @@ class FolderLock:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileExistsError, NotADirectoryError):
+            text = f"cannot use the data folder {self.folder}: there is a file, not a folder; set another data_dir"
+            raise FolderError(text) from None
         except OSError as error:
             mend = "give this user the right to write there, or set another data_dir"
             raise FolderError(f"cannot use the data folder {self.folder}: {error.strerror}; {mend}") from None

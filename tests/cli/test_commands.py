@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 from broker.cli.api import Api, name_path
 from broker.cli.app import main
 from broker.cli.demo.daemon import Daemon
+from broker.cli.status import used
 from broker.cli.tail import follow
 from broker.connectors.webhook.signing import parse_secret, verify
 
@@ -451,3 +452,10 @@ def _until_status(run: Run, wanted: Callable[[str], bool]) -> str:
         assert monotonic() < end, err
         sleep(0.02)
     return err
+
+
+def test_status_leaves_out_a_door_that_nobody_uses() -> None:
+    idle = {"state": "running", "mqtt": {"sessions": 0, "wills": 0}, "not_taken_up": []}
+    assert used(idle) == {"state": "running"}
+    busy = idle | {"mqtt": {"sessions": 1, "wills": 0}}
+    assert used(busy) == {"state": "running", "mqtt": {"sessions": 1, "wills": 0}}

@@ -36,3 +36,10 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(FolderError, match="No locks available; put data_dir on a local disk"):
         FolderLock(tmp_path).acquire()
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    for folder in (tmp_path / "data", tmp_path / "data" / "inner"):
+        with pytest.raises(FolderError, match="there is a file, not a folder; set another data_dir"):
+            FolderLock(folder).acquire()
