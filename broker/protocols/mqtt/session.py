@@ -43,6 +43,8 @@ LEASE = 86_400_000
 FOREVER = RetryPolicy(max_attempts=1 << 52)
 MAX_TROUBLE = 300
 """Characters that are kept of an error."""
+NOWHERE = "$mqtt/nowhere"
+"""A filter that matches nothing that can be published."""
 SHARED_WINDOW = 1_000
 """Messages of a group that one member may hold, so that there is something left for the others."""
 
@@ -91,10 +93,17 @@ class Session:
         """The name of its queue."""
         return f"mqtt/{escaped(self.client_id)}"
 
-    def spec(self, options: MqttOptions) -> Spec | None:
-        """Its queue; None when it needs none."""
-        topics = tuple(entry.filter for entry in self.filters if entry.qos)
+    def spec(self, options: MqttOptions, more: Iterable[str] = ()) -> Spec | None:
+        """Its queue, with more filters than it has yet; None when it needs none."""
+        topics = tuple(dict.fromkeys([*(entry.filter for entry in self.filters if entry.qos), *more]))
         return own_queue(self.queue, topics, options) if topics else None
+
+    def waits(self, engine: Engine) -> bool:
+        """Is there anything in its queue?"""
+        try:
+            return engine.weight(self.queue)[0] > 0
+        except BrokerError:  # it has none
+            return False
 
     @property
     def count(self) -> int:
@@ -272,7 +281,8 @@ class Session:
         """Begin to take from its queue and its groups', as far as there are any and it does not yet."""
         if self.sender is None:
             return
-        if self.own is not None and self.own.attachment is None and any(entry.qos for entry in self.filters):
+        queued = any(entry.qos for entry in self.filters) or (self.durable and self.waits(hub.engine))
+        if self.own is not None and self.own.attachment is None and queued:
             self._consume(hub, self.own, max(0, self._window - len(self._unfinished)))
             self._unfinished = []
         for tie in (*self.shares.values(), *self.readers.values()):

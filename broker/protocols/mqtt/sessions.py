@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from broker.auth.grant import on_topic
 from broker.auth.principal import Principal
 from broker.core.errors import BrokerError, Code
+from broker.core.subscription import Spec
 from broker.core.topic import check_filter
 from broker.engine.base import Set, Unit
 from broker.hub import Hub
@@ -21,7 +22,7 @@ from broker.protocols.mqtt.codec.packets import Connect
 from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.kept import INBOUND, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.session import Session, named_tie, own_queue
+from broker.protocols.mqtt.session import NOWHERE, Session, named_tie, own_queue
 from broker.protocols.mqtt.turns import Turns
 from broker.protocols.mqtt.wills import Wills
 
@@ -160,7 +161,13 @@ class Sessions:
     async def _reconcile(self) -> None:
         engine = self._hub.engine
         there = {spec.name: spec for spec in engine.specs() if spec.name.startswith(QUEUES)}
-        wanted = {session.queue: spec for session in self.all() if (spec := session.spec(self._options)) is not None}
+        wanted: dict[str, Spec] = {}
+        for session in self.all():
+            spec = session.spec(self._options)
+            if spec is None and session.waits(engine):
+                spec = own_queue(session.queue, (NOWHERE,), self._options)
+            if spec is not None:
+                wanted[session.queue] = spec
         for name in self.groups.names():
             if name not in there:
                 text = name.removeprefix("mqtt/$share/").partition("/")[2]
@@ -244,11 +251,14 @@ class Sessions:
         if sets:
             await self._hub.committed(Unit(sets=sets, sender=session))
 
-    async def put_queue(self, session: Session) -> None:
-        """Make its queue what its filters say. Raises what the hub does."""
+    async def put_queue(self, session: Session, more: Sequence[str] = (), *, finish: bool = False) -> None:
+        """Make its queue what its filters say, and these, which are not its yet. `finish`: what waits in a queue that
+        it needs no more is still delivered. Raises what the hub does."""
         if session.own is None:
             return
-        spec = session.spec(self._options)
+        spec = session.spec(self._options, more)
+        if spec is None and finish and session.waits(self._hub.engine):
+            spec = own_queue(session.queue, (NOWHERE,), self._options)
         if spec is not None:
             await self._hub.put_own(spec)
         else:

@@ -94,12 +94,16 @@ class Subscribing:
         granted = self._grant(session, packet)
         for one in granted:
             await self._make(session, one)
-        self._join(session, granted)
-        if session.durable and any(one.subscribed for one in granted):
-            try:
+        kept = session.durable and any(one.subscribed for one in granted)
+        try:
+            if kept:
+                await self._widen(session, granted, before)
+            self._join(session, granted)
+            session.read(self._hub)
+            if kept:
                 await self._keep(session, granted)
-            except BrokerError as error:
-                await self._take_back(session, granted, before, error)
+        except BrokerError as error:
+            await self._take_back(session, granted, before, error)
         session.read(self._hub)
         self._answer(connection, packet, granted)
         session.consume(self._hub)
@@ -116,10 +120,18 @@ class Subscribing:
             if granted.fresh:
                 session.release(granted.request.filter)
 
+    async def _widen(self, session: Session, granted: list[Granted], before: Mapping[str, Subscribed]) -> None:
+        """What comes live so far and shall be kept from now on is kept before it stops to come live; the other way
+        round it comes live before it is kept no more. So nothing is lost in between. [MQTT-3.8.4-4]"""
+        wanted = {one.request.filter: one.subscribed for one in granted if one.subscribed and not one.reader}
+        more = [text for text, entry in wanted.items() if entry.qos and text in before and not before[text].qos]
+        if more:
+            await self._sessions.put_queue(session, more)
+
     async def _keep(self, session: Session, granted: list[Granted]) -> None:
         """Its queue, then its record: what a crash in between leaves of the queue, the next start takes away."""
         if any(one.subscribed and not (one.reader or one.subscribed.share) for one in granted):
-            await self._sessions.put_queue(session)
+            await self._sessions.put_queue(session, finish=True)
         await self._hub.committed(Unit(sets=[session.record()], sender=session))
 
     async def _take_back(
