@@ -139,7 +139,7 @@ async def test_a_taken_port_stops_the_start_and_leaves_nothing_behind(started: M
 
 async def test_a_data_folder_that_cannot_be_one_is_told(started: Make, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(StartError, match=r"cannot use the data folder .*; give this user the right"):
+    with pytest.raises(StartError, match=r"cannot use the data folder .*: there is a file, not a folder"):
         await started()
 
 
