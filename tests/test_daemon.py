@@ -306,6 +306,28 @@ async def test_a_reload_with_a_problem_changes_nothing(
     assert daemon._more_status()["not_taken_up"] == ["log.level: must be 'info'"]
 
 
+async def test_a_bridge_that_fails_in_a_reload_keeps_nothing_else_from_being_taken_up(
+    started: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = {"filter": "a/#", "direction": "out"}
+    bridge = {"name": "up", "address": "mqtt://127.0.0.1:1", "topics": [out]}
+    new = config(tmp_path, topics={"a/#": {"count": 5}}, streams={"all": {"topics": ["#"]}}, mqtt_bridge=[bridge])
+    daemon = await started(config(tmp_path), read=lambda: new)
+    put, failures = daemon.hub.put_subscription, [RuntimeError("the test says so")]
+
+    async def fails_once(*given: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return await put(*given)
+
+    monkeypatch.setattr(daemon.hub, "put_subscription", fails_once)
+    await daemon.reload()
+    assert not failures
+    assert daemon.engine.policies.of("a/1").retention.count == 5
+    assert "all" in [spec.name for spec in daemon.engine.specs()]
+    await until(lambda: "bridge.up" in [spec.name for spec in daemon.engine.specs()])
+
+
 # Stopping
 
 

@@ -99,6 +99,8 @@ class Bridge:
             await self._declare_queue()
         except BrokerError as error:
             self._failed(error.text)
+        except Exception:  # an error in the program, which must not keep others from being started
+            log.exception("bridge: not prepared", extra=self._fields())
 
     async def run(self) -> None:
         """Connect and serve until cancelled."""
