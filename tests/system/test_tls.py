@@ -165,7 +165,7 @@ def test_client_certificates(tmp_path: Path, authority: Authority) -> None:
         assert asked(served, authority.trusted(own))["state"] == "running"
         for certificate in (None, (stranger.certificate, stranger.key)):
             with pytest.raises(PostroomError, match="closed the connection at once; it may want a client certificate"):
-                connect(native(served), tls=str(authority.path), certificate=certificate, timeout=0.3)
+                connect(native(served), tls=str(authority.path), certificate=certificate, timeout=1)
         for context in (authority.trusted(), authority.trusted(stranger)):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 asked(served, context)
@@ -198,7 +198,7 @@ def test_who_speaks_plainly_or_the_other_way_round_is_told(tmp_path: Path, autho
 
 
 def test_half_a_handshake_ends_in_time_and_counts(tmp_path: Path, authority: Authority) -> None:
-    config = section(authority.issue("127.0.0.1"), 'handshake_timeout = "500ms"') + "[limits]\nmax_connections = 2\n"
+    config = section(authority.issue("127.0.0.1"), 'handshake_timeout = "1s"') + "[limits]\nmax_connections = 2\n"
     with Served(tmp_path, config) as served:
         served.ready()
         with dial(served, "native") as silent, dial(served, "http") as half:

@@ -81,8 +81,8 @@ async def test_keepalive(guests: Guests) -> None:
     """Who falls silent is lost after one and a half keep alives, and its will is told."""
     b = await guests.connect("b")
     await b.subscribe(guests.at("TopicA"), qos=2)
-    a = await guests.connect("a", keep_alive=1, will=Will(guests.at("TopicA"), b"keepalive expiry"))
     begun = monotonic()
+    a = await guests.connect("a", keep_alive=1, will=Will(guests.at("TopicA"), b"keepalive expiry"))
     assert (await b.take()).payload == b"keepalive expiry"
     assert 1.4 < monotonic() - begun < 4
     await a.closed()
