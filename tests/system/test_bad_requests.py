@@ -102,7 +102,7 @@ TOO_LONG = (1 << 20) + 1
         ("GET", f"{MESSAGES}?from=yesterday", None, 400, "bad_position", "RFC 3339"),
         ("GET", f"{MESSAGES}?limit=0", None, 400, "bad_option", "from 1 to"),
         ("GET", f"{MESSAGES}?colour=red", None, 400, "bad_request", "there are from, limit"),
-        ("PATCH", MESSAGES, None, 405, "bad_request", "use GET, POST"),
+        ("PATCH", MESSAGES, None, 405, "bad_request", "use GET, HEAD, POST"),
         ("GET", "/v1/nowhere", None, 404, "not_found", "the API begins with"),
         ("GET", "/v1/stream", None, 400, "bad_filter", "topic=orders/**"),
         ("GET", "/v1/stream?topic=a/+", None, 400, "bad_filter", "*"),
