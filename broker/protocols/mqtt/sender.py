@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.message import NAMED, Row, made_id
@@ -27,15 +27,12 @@ from broker.protocols.mqtt.filters import Wanted
 from broker.protocols.mqtt.flow.aliases import AliasesOut
 from broker.protocols.mqtt.flow.outbound import Outbound, Step
 from broker.protocols.mqtt.kept import forgotten_outbound, outbound
+from broker.protocols.mqtt.parcel import Asked, Parcel, Token, Waiting
 from broker.protocols.mqtt.tie import NamedTie, Tie
 
 if TYPE_CHECKING:
     from broker.protocols.mqtt.session import Session
 
-Token = tuple[Tie, int] | tuple[None, Row]
-"""What is in flight: the tie that brought it and its offset; or a retained message, which no tie brings again."""
-Waiting = tuple[Tie, Row, None] | tuple[None, Row, Wanted]
-"""What no identifier is free for; of a retained message also how it was asked for."""
 PIECE, ROW_BYTES = 64 << 10, 64
 """Bytes of what waits that are written before others have their turn, and what a message counts beside topic and
 body."""
@@ -47,35 +44,6 @@ ALIAS_BYTES = 3
 _id = Struct(">H").pack
 _id_with_gap = Struct(">Hx").pack
 """A packet identifier; with the length of no properties behind it."""
-
-
-class Asked(NamedTuple):
-    """What is retained is wanted by this filter. `find` looks it up, but what has expired by then (unix ms). What came
-    into the log later, at `end` or behind it, comes by the subscription. `topics`: of these alone."""
-
-    filter: str
-    find: Callable[[str, int], list[Row]]
-    wanted: Wanted
-    end: int
-    topics: frozenset[str] | None = None
-
-    def rows(self, now: int) -> list[Row]:
-        """What there is."""
-        topics = self.topics
-        found = [row for row in self.find(self.filter, now) if row[0] < self.end]
-        return found if topics is None else [row for row in found if row[1] in topics]
-
-
-class Parcel:
-    """What goes out in one write, in pieces. `kept`: identifier and offset of those of QoS 2 that are committed before,
-    without the offset where no queue would bring them again; `done`: offsets of what the client has, or never will."""
-
-    __slots__ = ("done", "kept", "out")
-
-    def __init__(self) -> None:
-        self.out: list[bytes] = []
-        self.kept: list[tuple[int, int | None]] = []
-        self.done: list[int] = []
 
 
 class Sender:

@@ -31,8 +31,9 @@ from broker.protocols.mqtt.kept import (
     outbound,
 )
 from broker.protocols.mqtt.options import MqttOptions
+from broker.protocols.mqtt.parcel import Asked, Token
 from broker.protocols.mqtt.queues import QueueTie
-from broker.protocols.mqtt.sender import Asked, Sender, Token
+from broker.protocols.mqtt.sender import Sender
 from broker.protocols.mqtt.tie import ROOM, NamedTie, Tie
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from broker.protocols.mqtt.codec.topics import shared
 from broker.protocols.mqtt.farewell import MAX_REASON
 from broker.protocols.mqtt.filters import Subscribed, Wanted, check_logged
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.sender import Asked
+from broker.protocols.mqtt.parcel import Asked
 from broker.protocols.mqtt.session import Session, named_tie
 from broker.protocols.mqtt.sessions import Sessions
 from broker.protocols.mqtt.state import PREFIX as STATE
