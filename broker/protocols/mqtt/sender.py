@@ -74,7 +74,7 @@ class Sender:
         self._identified = identified
         self._outbound: Outbound[Token] = session.outbound
         self._waiting: deque[Waiting] = deque()
-        self._again: deque[tuple[int, int, Row]] = deque()  # retained messages that were in flight before
+        self._again: list[tuple[int, int, Row]] = []  # retained messages that were in flight before, the first last
         self._asked_for: deque[Asked] = deque()  # retained messages that were not looked up yet
         self._found: Asked | None = None  # those that were looked up last
         self._goes_on = False  # soon
@@ -313,19 +313,19 @@ class Sender:
     def again(self, retained: Sequence[tuple[int, int, Row]]) -> None:
         """Retained messages (identifier, QoS, row) that the last connection left unanswered, as far as the client
         takes them; the others before all else that waits."""
-        self._again.extend(retained)
+        self._again = [*reversed(retained)]
         self._drain()
 
     def _repeat(self, parcel: Parcel) -> None:
         """Of those, what there is room for and was not answered meanwhile."""
         while self._again:
-            packet_id, qos, row = self._again[0]
+            packet_id, qos, row = self._again[-1]
             if self._outbound.waits(packet_id):
                 if not self._outbound.send_again(packet_id):
                     return
                 fanout = self._encoded.heard(row, self._now())[1]
                 parcel.out.append(fanout.packet(self._version, qos, True, packet_id, dup=True))
-            self._again.popleft()
+            self._again.pop()
 
     def _drain(self) -> None:
         """Send what waits as far as identifiers are free and the socket takes it; in the order in which it came, and in
