@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.protocols.http.frames import CONTINUATION, PONG, TEXT
+from broker.protocols.http.frames import PING as PING_FRAME
+from tests.protocols.http.frames import masked
 from tests.system.door import bodies, publish, status
 from tests.system.hostile import MIB, Raw, all_say, kept_up, memory, nobody_else_suffers, raw, reads_little
 from tests.system.served import Served
@@ -281,3 +284,43 @@ async def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
             async with raw(served, "http", 10_000, "127.0.0.9"), raw(served, "http", 1, "127.0.0.9") as (one_more,):
                 assert statuses(await one_more.end()) == [429]
                 assert publish(served, "idle", b"x")[0] == 201
+
+
+# By WebSocket
+
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["who reads", "who does not"])
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"", masked(bytes(125), PING_FRAME)),
+        (b"", masked(b"", PING_FRAME)),
+        (b"", masked(b"", PONG)),
+        (masked(b"", TEXT, fin=False), masked(b"", CONTINUATION, fin=False)),
+        (masked(b"[", TEXT, fin=False), masked(b"", CONTINUATION, fin=False)),
+    ],
+    ids=["pings", "empty pings", "pongs", "empty fragments", "empty fragments of a text"],
+)
+async def test_floods_of_frames_that_say_nothing(served: Served, begin: bytes, again: bytes, *, reads: bool) -> None:
+    """Tens of thousands come in a read: nothing of them is kept, and others have their turn between them."""
+    flood = again * (MIB // len(again))
+
+    async def attack(attacker: Raw) -> None:
+        listening = asyncio.create_task(attacker.end()) if reads else None
+        attacker.say(HANDSHAKE + begin)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while await attacker.push(flood):
+                    pass
+        attacker.writer.transport.abort()
+        if listening is not None:
+            await listening
+
+    with nobody_else_suffers(served, grows=32 * MIB, p99=0.4):
+        async with raw(served, "http", 3) as attackers:
+            await asyncio.gather(*map(attack, attackers))

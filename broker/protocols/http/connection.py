@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from aiohttp import http_exceptions, web
+from aiohttp._websocket.reader import WebSocketReader
 from aiohttp.streams import StreamReader
 
 from broker.auth.doorkeeper import Doorkeeper
@@ -24,6 +25,7 @@ from broker.net.admission import Admission
 from broker.net.deadline import Deadlines
 from broker.net.tls import peer_names
 from broker.observe.access import access, access_wanted
+from broker.protocols.http.frames import Masked
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.problem import problem, raw_problem
 from broker.protocols.http.serial import Prompt, Serial
@@ -35,6 +37,8 @@ PLAIN = raw_problem(BrokerError(Code.BAD_REQUEST, "this port speaks TLS; write h
 
 Exchanges = Callable[["Connection", Any, StreamReader], Prompt | None]
 """How a request is answered without a task; None when it needs one."""
+LARGE_READ = 1 << 16
+"""Bytes of frames, mostly a full buffer, after which others have their turn."""
 
 
 class Clockwork:
@@ -153,6 +157,10 @@ class Connection(Serial):
     def switched(self) -> None:
         """It is a WebSocket from here on, or another whole text of one has come."""
         self._switched, self._received = True, 0
+
+    def set_parser(self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None) -> None:
+        """See aiohttp. What comes from here on are frames."""
+        super().set_parser(Masked(parser), data_received_cb)  # type: ignore[arg-type]  # of a reader it has what is used
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """The socket is another protocol's from here on, which gets what came behind the request too; this connection
@@ -333,6 +341,8 @@ class Connection(Serial):
         if data:
             self._note_bytes(len(data))
         super().data_received(data)
+        if self._switched and len(data) >= LARGE_READ:
+            self._give_way()
         if self._messages:
             self._cut_cycle(self._messages[-1][0])
         self._clockwork.admission.received(len(data))
@@ -343,6 +353,13 @@ class Connection(Serial):
         waits = self._give_up is not None or bool(self._messages and self._messages[-1][1].is_eof())
         self._last = waits and self.transport is not None and self.transport.can_write_eof()  # by TLS it cannot be
         return self._last
+
+    def _give_way(self) -> None:
+        """Read on in the next turn of the loop: of a socket that is always full uvloop reads 32 buffers in one, which
+        in small frames are some hundred milliseconds of work."""
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+            self._loop.call_soon(self._resume_reading_for_buffer)
 
     def _cut_cycle(self, message: Any) -> None:
         """What could not be parsed is kept as an exception; its frames hold it, and all that was read with it. The

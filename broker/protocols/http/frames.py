@@ -1,4 +1,5 @@
-"""Frames of WebSockets (RFC 6455 §5), without the socket: ours, which are whole, and a client's as a run of bytes.
+"""Frames of WebSockets (RFC 6455 §5), without the socket: ours, which are whole, and a client's, as a run of bytes or
+for aiohttp's reader.
 
 Nothing is compressed: no extension is negotiated, so that a small frame is never a large message. Floor 4.
 """
@@ -6,17 +7,24 @@ Nothing is compressed: no extension is negotiated, so that a small frame is neve
 from struct import Struct
 
 from aiohttp._websocket.helpers import websocket_mask
+from aiohttp._websocket.reader import WebSocketReader
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 """Opcodes (§5.2)."""
 PROTOCOL_ERROR, UNSUPPORTED_DATA = 1002, 1003
 """Close codes (§7.4.1)."""
+NO_HANDSHAKE = (
+    "not a WebSocket handshake: send Connection: Upgrade, Upgrade: websocket, Sec-WebSocket-Version: 13 and, as"
+    " Sec-WebSocket-Key, 16 random bytes in base64; a proxy on the way must pass them on"
+)
+"""What one is told who asks for a WebSocket in any other way (§4.2.1)."""
 MAX_CONTROL = 125
 """Bytes that a ping or close carries at most (§5.5)."""
 _FIN, _RESERVED, _OPCODE, _MASKED, _SIZE = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _SIZE_2, _SIZE_8, _MASK = 126, 127, 4
 _SHORTEST = 2 + _MASK
 _UNMASKED = bytes(_MASK)
+_REFUSED = bytes([_FIN | _RESERVED, _MASKED])  # the head of a frame that every reader refuses as a protocol error
 _medium, _large = Struct(">H").unpack_from, Struct(">Q").unpack_from
 
 
@@ -28,6 +36,43 @@ def frame(payload: bytes, opcode: int = TEXT) -> bytes:
     if size < 1 << 16:
         return b"%c\x7e%b%b" % (_FIN | opcode, size.to_bytes(2, "big"), payload)
     return b"%c\x7f%b%b" % (_FIN | opcode, size.to_bytes(8, "big"), payload)
+
+
+class Masked:
+    """Stands before aiohttp's reader, which takes unmasked frames, and has it refuse them, as a server must (§5.1).
+    What came before such a frame is read."""
+
+    __slots__ = ("_kept", "_left", "_reader")
+
+    def __init__(self, reader: WebSocketReader) -> None:
+        self._reader = reader
+        self._kept = b""  # of a head that is not whole
+        self._left = 0  # bytes of mask and payload that are under way
+
+    def feed_eof(self) -> None:
+        """The client is gone."""
+        self._reader.feed_eof()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """See aiohttp's reader: whether that was the end, and what nobody reads."""
+        if self._kept:
+            data, self._kept = self._kept + data, b""
+        at, end = self._left, len(data)
+        while end - at >= 2:
+            second = data[at + 1]
+            if not second & _MASKED:
+                return self._reader.feed_data(data[:at] + _REFUSED)
+            size, start = second & _SIZE, at + _SHORTEST
+            if size >= _SIZE_2:
+                start += 2 if size == _SIZE_2 else 8
+                if end < start - _MASK:
+                    break
+                (size,) = _medium(data, at + 2) if size == _SIZE_2 else _large(data, at + 2)
+            at = start + size
+        self._left = max(0, at - end)
+        if at < end:
+            data, self._kept = data[:at], data[at:]
+        return self._reader.feed_data(data)
 
 
 class Unframed:

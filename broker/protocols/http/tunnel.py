@@ -15,7 +15,7 @@ from broker.core.errors import BrokerError, Code
 from broker.net.deadline import Deadlines
 from broker.net.door import LINGER, DoorConnection
 from broker.protocols.http.access import connection_of
-from broker.protocols.http.frames import BINARY, CLOSE, PING, PONG, Unframed, frame
+from broker.protocols.http.frames import BINARY, CLOSE, NO_HANDSHAKE, PING, PONG, Unframed, frame
 from broker.protocols.http.operation import Answer, Operation, Tag, header
 from broker.protocols.http.router import Route
 
@@ -196,5 +196,5 @@ class TunnelRoutes:
             )
         try:
             return web.WebSocketResponse(protocols=self._subprotocols, compress=False)._handshake(request)[0].items()
-        except web.HTTPBadRequest as error:
-            raise BrokerError(Code.BAD_REQUEST, f"not a WebSocket handshake: {error.text}") from None
+        except web.HTTPBadRequest:
+            raise BrokerError(Code.BAD_REQUEST, NO_HANDSHAKE) from None

@@ -6,6 +6,7 @@ Nothing is compressed: no extension is negotiated, so that a small frame is neve
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 
 from aiohttp import WSMsgType, web
 
@@ -15,7 +16,7 @@ from broker.hub import Hub
 from broker.protocols.http.access import connection_of, principal_of
 from broker.protocols.http.dialogue import Dialogue, messages_text
 from broker.protocols.http.draft import ROOM
-from broker.protocols.http.frames import PING, frame
+from broker.protocols.http.frames import NO_HANDSHAKE, PING, frame
 from broker.protocols.http.options import HttpOptions
 from broker.protocols.http.texts import Texts
 
@@ -24,6 +25,8 @@ CLOSE_SECONDS = 2.0
 SILENT_BEATS = 3
 """Heartbeats after which a client that said nothing at all, not even pong, is gone."""
 MOST_SUBSCRIPTIONS_REMEMBERED = 64
+MOST_IN_A_ROW = 100
+"""Texts and pings of a socket after which others have their turn."""
 _HEARTBEAT = b'{"type":"heartbeat"}'
 _CLOSE_CODES = {
     Code.SHUTTING_DOWN: 1001,
@@ -82,8 +85,8 @@ class Socket:
         """The handshake. Raises BAD_REQUEST for what is none."""
         try:
             await self._response.prepare(request)
-        except web.HTTPBadRequest as error:
-            raise BrokerError(Code.BAD_REQUEST, f"not a WebSocket handshake: {error.text}") from None
+        except web.HTTPBadRequest:
+            raise BrokerError(Code.BAD_REQUEST, NO_HANDSHAKE) from None
 
     async def converse(self) -> web.StreamResponse:
         """From the greeting to the end."""
@@ -101,7 +104,9 @@ class Socket:
         return self._response
 
     async def _listen(self) -> None:
-        while True:
+        for number in count(1):
+            if number % MOST_IN_A_ROW == 0:
+                await asyncio.sleep(0)  # while there are any, `receive` does not wait
             message = await self._response.receive()
             self._silent = 0
             self._connection.switched()

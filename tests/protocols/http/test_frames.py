@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.protocols.http.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Unframed, frame
+from broker.protocols.http.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Masked, Unframed, frame
 from tests.protocols.http.frames import masked
 
 CONTROLS = st.sampled_from((PING, PONG))
@@ -36,6 +36,33 @@ def test_however_it_is_cut(conversation: tuple[bytes, bytes, list[tuple[int, byt
         came += unframed.feed(sent[at : at + cuts[turn % len(cuts)]])
         at, turn = at + cuts[turn % len(cuts)], turn + 1
     assert (bytes(came), unframed.controls, unframed.ended) == (payload, controls, False)
+
+
+class Reader:
+    """Takes what a reader of frames is fed."""
+
+    def __init__(self) -> None:
+        self.fed = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.fed += data
+        return False, b""
+
+
+@given(conversations(), st.integers(0, 70_000), st.lists(st.integers(1, 50) | st.integers(1, 5_000), min_size=1))
+def test_masked_frames_are_passed_on_however_they_are_cut(
+    conversation: tuple[bytes, bytes, list[tuple[int, bytes]]], size: int, cuts: list[int]
+) -> None:
+    good = conversation[0] + masked(bytes(size))
+    sent = good + frame(b"not masked", PING)
+    reader = Reader()
+    gate, at, turn = Masked(reader), 0, 0  # type: ignore[arg-type]
+    while at < len(sent) and len(reader.fed) <= len(good):
+        gate.feed_data(sent[at : at + cuts[turn % len(cuts)]])
+        at, turn = at + cuts[turn % len(cuts)], turn + 1
+    assert reader.fed[: len(good)] == good
+    assert reader.fed[len(good)] & 0x70  # reserved bits: nobody agreed on any
+    assert len(reader.fed) == len(good) + 2
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536, 200_000])

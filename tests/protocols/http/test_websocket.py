@@ -11,7 +11,9 @@ import pytest
 
 from broker.core.errors import BrokerError, Code
 from broker.limits import Limits
+from broker.protocols.http.frames import TEXT
 from tests.protocols.http.conftest import PATIENCE, Door, DoorFactory, until
+from tests.protocols.http.frames import masked
 
 
 class Talk:
@@ -487,11 +489,21 @@ async def test_a_text_that_does_not_end_counts_as_arriving(door: Door, talk: Tal
         (b"\x81\x82\0\0\0\0\xff\xfe", 1007),  # not UTF-8
         (b"\xc1\x81\0\0\0\0x", 1002),  # a compressed frame, which nobody agreed on
         (b"\x83\x80\0\0\0\0", 1002),  # no such opcode
+        (b'\x81\x0f{"type":"ping"}', 1002),  # not masked
+        (b"\x89\0", 1002),
+        (b"\x81\x7e\xff\xff", 1002),  # told by its head
     ],
 )
 async def test_a_broken_websocket_is_closed(talk: Talk, data: bytes, code: int) -> None:
     talk.transport.write(data)
     assert (await talk.closed())[0] == code
+
+
+async def test_what_came_before_a_frame_that_is_not_masked_is_answered(talk: Talk) -> None:
+    text = b'{"type":"ping"}'
+    talk.transport.write(masked(text, TEXT) + b"\x81\x0f" + text)
+    await talk.hear("pong")
+    assert (await talk.closed())[0] == 1002
 
 
 async def test_no_extension_is_agreed_on(door: Door, connect: Talks) -> None:
@@ -579,6 +591,8 @@ async def test_bad_handshakes(door: Door, headers: dict[str, str], status: int, 
     async with asyncio.timeout(PATIENCE):
         assert (await reader.readline()).startswith(b"HTTP/1.1 %d" % status)
         await reader.readuntil(f'"code": "{code}"'.encode())
+        if status == 400:
+            await reader.readuntil(b"send Connection: Upgrade, Upgrade: websocket, Sec-WebSocket-Version: 13")
         writer.write(f"GET /livez HTTP/1.1\r\nHost: {door.address}\r\n\r\n".encode())
         await reader.readuntil(b"HTTP/1.1 200")  # the connection is as it was
 
