@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import http_exceptions, web
 from aiohttp._websocket.reader import WebSocketReader
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from broker.auth.doorkeeper import Doorkeeper
@@ -39,6 +40,22 @@ Exchanges = Callable[["Connection", Any, StreamReader], Prompt | None]
 """How a request is answered without a task; None when it needs one."""
 LARGE_READ = 1 << 16
 """Bytes of frames, mostly a full buffer, after which others have their turn."""
+_HEAD_ENDS = b"\r\n\r\n"
+
+
+class Declined:
+    """A request that asks for a protocol that is not spoken here: its body, and how many bytes came behind its head."""
+
+    __slots__ = ("came", "payload")
+
+    def __init__(self, payload: StreamReader, came: int) -> None:
+        self.payload = payload
+        self.came = came
+
+    @property
+    def behind(self) -> bool:
+        """Did more come than its body? Of one in chunks this is not known, and taken to be so."""
+        return self.payload.is_eof() and self.came != self.payload.total_bytes
 
 
 class Clockwork:
@@ -79,6 +96,7 @@ class Connection(Serial):
         "_arriving",
         "_busy",
         "_clockwork",
+        "_declined",
         "_exchanges",
         "_give_up",
         "_more",
@@ -125,6 +143,7 @@ class Connection(Serial):
         self._silent = True  # nothing of the request that is due has come yet
         self._received = 0  # bytes of it that have
         self._switched = False  # it is a WebSocket now; then `_received` is of the text that is due
+        self._declined: Declined | None = None
         self._passing = False  # what comes is the rest of a body that was answered already
 
     # Of the request
@@ -345,6 +364,13 @@ class Connection(Serial):
             self._give_way()
         if self._messages:
             self._cut_cycle(self._messages[-1][0])
+            self._look_behind(data)
+        elif self._declined is not None:
+            self._declined.came += len(data)
+            if self._declined.behind:
+                self.close()  # after the answer
+            if self._declined.payload.is_eof():
+                self._declined = None
         self._clockwork.admission.received(len(data))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps one open
@@ -360,6 +386,20 @@ class Connection(Serial):
         if not self._buffer_paused:
             self._pause_reading_for_buffer()
             self._loop.call_soon(self._resume_reading_for_buffer)
+
+    def _look_behind(self, data: bytes) -> None:
+        """aiohttp's parser drops what came in one read with the end of a request that asks for a protocol unknown to
+        it, such as h2c. When anything did, or who knows, that request is the last, so that nobody waits for the answer
+        to another. One by itself is like any other: some clients ask for h2c each time."""
+        message, payload = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or not message.upgrade or self._upgraded:
+            return
+        alone = len(self._messages) == 1 and self._received == len(data) and not self._more
+        declined = Declined(payload, len(data.partition(_HEAD_ENDS)[2]))
+        if alone and not payload.is_eof():
+            self._declined = declined
+        elif not alone or declined.behind:
+            self._messages[-1] = message._replace(should_close=True), payload
 
     def _cut_cycle(self, message: Any) -> None:
         """What could not be parsed is kept as an exception; its frames hold it, and all that was read with it. The

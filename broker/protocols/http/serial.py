@@ -9,10 +9,13 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, _ErrInfo
+
+_UNSPOKEN = BadHttpMessage("the request line ends in HTTP/1.1 or HTTP/1.0; no other version is spoken here")
 
 
 class Prompt(Protocol):
@@ -148,6 +151,8 @@ class Serial(web.RequestHandler):
     async def _exchange(self, message: Any, payload: StreamReader) -> bool:
         """Answer one request; False when nobody is there any more."""
         handler, writer = self._request_handler, StreamWriter(self, self._loop)
+        if not isinstance(message, _ErrInfo) and message.version not in (HttpVersion11, HttpVersion10):
+            message = _ErrInfo(_UNSPOKEN.code, _UNSPOKEN, _UNSPOKEN.message)
         if isinstance(message, _ErrInfo):
             handler, message = self._make_error_handler(message), ERROR
         assert handler is not None

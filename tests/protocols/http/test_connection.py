@@ -198,6 +198,9 @@ async def test_too_many_connections_are_refused_and_told(open_door: DoorFactory)
         (b"\x16\x03\x01\x02\x00\x01\x00", 400),
         (b"HELLO\r\n\r\n", 400),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /livez\r\n\r\n", 400),
+        (b"GET /livez HTTP/0.9\r\n\r\n", 400),
+        (b"GET /livez HTTP/2.0\r\nHost: localhost\r\n\r\n", 400),
         (b"GET /livez HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
         (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
         (b"POST /livez HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
@@ -211,6 +214,46 @@ async def test_what_is_not_http_is_told_and_closed(door: Door, sent: bytes, stat
     assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
     assert b"application/problem+json" in answer
     assert (await door("GET", "/livez")).status == 200
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+CHUNKED = PUBLISH.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n" + H2C + b"1\r\nx\r\n0\r\n\r\n"
+ASKS_FOR_ANOTHER = [REQUEST[:-2] + H2C, PUBLISH.replace(b"\r\n\r\n", b"\r\n" + H2C), CHUNKED]
+
+
+@pytest.mark.parametrize("first", ASKS_FOR_ANOTHER, ids=["without a body", "with one", "in chunks"])
+@pytest.mark.parametrize("before", [b"", REQUEST], ids=["alone", "behind another"])
+async def test_no_request_goes_unanswered_behind_one_that_asks_for_another_protocol(
+    door: Door, first: bytes, before: bytes
+) -> None:
+    answers = await door.bare(before + first + REQUEST)
+    assert answers.count(b"HTTP/1.1 20") == answers.count(b"HTTP/1.1 ") == (2 if before else 1)
+    assert answers.count(b"Connection: close") == 1  # the last, so that the client asks for the rest again
+
+
+@pytest.mark.parametrize("first", ASKS_FOR_ANOTHER[:2], ids=["without a body", "with one"])
+@pytest.mark.parametrize("cut", [10_000, -1], ids=["whole", "cut"])
+async def test_who_always_asks_for_another_protocol_keeps_the_connection(door: Door, first: bytes, cut: int) -> None:
+    reader, writer = await door.connect()
+    cut = cut if first.endswith(b"x") else len(first)
+    for _ in range(3):
+        writer.write(first[:cut])
+        if first[cut:]:
+            await until(lambda: any(connection.arriving for connection in open_connections(door)))
+            writer.write(first[cut:])
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+        assert head.startswith(b"HTTP/1.1 20")
+        assert b"Connection: close" not in head
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+
+
+async def test_a_body_cut_before_its_end_hides_no_request_behind_it(door: Door) -> None:
+    first = ASKS_FOR_ANOTHER[1]
+    reader, writer = await door.connect()
+    writer.write(first[:-1])
+    await until(lambda: any(connection.arriving for connection in open_connections(door)))
+    writer.write(first[-1:] + REQUEST)
+    assert (await read_all(reader)).count(b"HTTP/1.1 ") == 1
 
 
 async def test_a_client_from_elsewhere_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
