@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from broker.engine.sqlite.connection import APPLICATION_ID, damage, quoted, unusable
+from broker.engine.sqlite.watermark import fsync
 
 STEP = 1024
 """Pages copied between two words about progress."""
@@ -35,9 +36,9 @@ def back_up(source: Path, copy: Path, watch: Callable[[int, int], None]) -> int:
     try:
         _copy(source, part, watch)
         _check(part, source)
-        _persist(part)
+        fsync(part)
         part.rename(copy)
-        _persist(copy.parent)
+        fsync(copy.parent)
     finally:
         part.unlink(missing_ok=True)
         part.with_name(part.name + "-journal").unlink(missing_ok=True)
@@ -70,11 +71,3 @@ def _check(part: Path, source: Path) -> None:
 
 def _open(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quoted(path)}?{how}", uri=True, isolation_level=None)
-
-
-def _persist(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

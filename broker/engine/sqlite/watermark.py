@@ -39,14 +39,15 @@ class Watermark:
         part = self._path.with_suffix(".part")
         part.write_text(text, "ascii")
         if lasting:
-            _fsync(part)
+            fsync(part)
         part.replace(self._path)
         if lasting:
-            _fsync(self._path.parent)
+            fsync(self._path.parent)
         self._written = text
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """A file or folder is on disk when this returns."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

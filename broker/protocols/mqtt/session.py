@@ -99,7 +99,11 @@ class Session:
         topics = tuple(dict.fromkeys([*(entry.filter for entry in self.filters if entry.qos), *more]))
         return own_queue(self.queue, topics, options) if topics else None
 
-    def waits(self, engine: Engine) -> bool:
+    def closing(self, engine: Engine, options: MqttOptions) -> Spec | None:
+        """Its queue when it needs none, while something waits in it: one that takes nothing more."""
+        return own_queue(self.queue, (NOWHERE,), options) if self._waits(engine) else None
+
+    def _waits(self, engine: Engine) -> bool:
         """Is there anything in its queue?"""
         try:
             return engine.weight(self.queue)[0] > 0
@@ -282,8 +286,11 @@ class Session:
         """Begin to take from its queue and its groups', as far as there are any and it does not yet."""
         if self.sender is None:
             return
-        queued = any(entry.qos for entry in self.filters) or (self.durable and self.waits(hub.engine))
-        if self.own is not None and self.own.attachment is None and queued:
+        if (
+            self.own is not None
+            and self.own.attachment is None
+            and (any(entry.qos for entry in self.filters) or self._waits(hub.engine))
+        ):
             self._consume(hub, self.own, max(0, self._window - len(self._unfinished)))
             self._unfinished = []
         for tie in (*self.shares.values(), *self.readers.values()):

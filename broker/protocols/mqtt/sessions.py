@@ -22,7 +22,7 @@ from broker.protocols.mqtt.codec.packets import Connect
 from broker.protocols.mqtt.groups import Groups
 from broker.protocols.mqtt.kept import INBOUND, OUTBOUND, SESSIONS, WILLS, SessionRecord, escaped
 from broker.protocols.mqtt.options import MqttOptions
-from broker.protocols.mqtt.session import NOWHERE, Session, named_tie, own_queue
+from broker.protocols.mqtt.session import Session, named_tie, own_queue
 from broker.protocols.mqtt.turns import Turns
 from broker.protocols.mqtt.wills import Wills
 
@@ -163,9 +163,7 @@ class Sessions:
         there = {spec.name: spec for spec in engine.specs() if spec.name.startswith(QUEUES)}
         wanted: dict[str, Spec] = {}
         for session in self.all():
-            spec = session.spec(self._options)
-            if spec is None and session.waits(engine):
-                spec = own_queue(session.queue, (NOWHERE,), self._options)
+            spec = session.spec(self._options) or session.closing(engine, self._options)
             if spec is not None:
                 wanted[session.queue] = spec
         for name in self.groups.names():
@@ -257,8 +255,8 @@ class Sessions:
         if session.own is None:
             return
         spec = session.spec(self._options, more)
-        if spec is None and finish and session.waits(self._hub.engine):
-            spec = own_queue(session.queue, (NOWHERE,), self._options)
+        if spec is None and finish:
+            spec = session.closing(self._hub.engine, self._options)
         if spec is not None:
             await self._hub.put_own(spec)
         else:

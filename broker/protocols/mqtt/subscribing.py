@@ -104,7 +104,7 @@ class Subscribing:
                 await self._keep(session, granted)
         except BrokerError as error:
             await self._take_back(session, granted, before, error)
-        session.read(self._hub)
+            session.read(self._hub)
         self._answer(connection, packet, granted)
         session.consume(self._hub)
 
